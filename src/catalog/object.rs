@@ -1,0 +1,70 @@
+//! What a database contains beside tables.
+
+use crate::catalog::Table;
+use crate::pg::{Oid, QualifiedName, RelationId, ServerVersion};
+
+/// A sequence that no extension owns. Its value is read when writes have stopped (P33).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sequence {
+    /// OID on this server.
+    pub oid: Oid,
+    /// Name.
+    pub name: QualifiedName,
+}
+
+/// A materialized view, in an order in which each comes after those it reads from (P36).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MaterializedView {
+    /// OID on this server.
+    pub oid: Oid,
+    /// Name.
+    pub name: QualifiedName,
+    /// `relispopulated`.
+    pub is_populated: bool,
+}
+
+/// A foreign key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignKey {
+    /// Constraint name.
+    pub name: String,
+    /// Referencing table.
+    pub table: RelationId,
+    /// Referenced table.
+    pub references: RelationId,
+}
+
+/// One database, as one snapshot shows it. System schemas and temporary objects are left out.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    /// The server's version.
+    pub version: ServerVersion,
+    /// The database's name.
+    pub database: String,
+    /// `pg_encoding_to_char(encoding)` of the database: "UTF8", "SQL_ASCII" (P63).
+    pub encoding: String,
+    /// Ordinary, partitioned and foreign tables, extension members included and marked.
+    pub tables: Vec<Table>,
+    /// Sequences.
+    pub sequences: Vec<Sequence>,
+    /// Materialized views in refresh order.
+    pub materialized_views: Vec<MaterializedView>,
+    /// Foreign keys.
+    pub foreign_keys: Vec<ForeignKey>,
+    /// Rows of `pg_largeobject_metadata` (P34).
+    pub large_objects: u64,
+}
+
+impl Catalog {
+    /// The table of that OID.
+    #[must_use]
+    pub fn table(&self, oid: RelationId) -> Option<&Table> {
+        self.tables.iter().find(|table| table.oid == oid)
+    }
+
+    /// The table of that name.
+    #[must_use]
+    pub fn table_named(&self, name: &QualifiedName) -> Option<&Table> {
+        self.tables.iter().find(|table| table.name == *name)
+    }
+}

@@ -1,0 +1,3 @@
+//! The `pgstream` program: everything is in the library.
+
+fn main() {}
