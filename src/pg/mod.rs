@@ -13,8 +13,8 @@ mod time;
 mod version;
 
 pub use conninfo::{
-    ChannelBindingMode, Conninfo, ConninfoError, Host, HostName, RootCertificates, Secret, SslMode,
-    SslNegotiation, TargetSessionAttrs,
+    ChannelBindingMode, Conninfo, ConninfoError, Environment, Files, Given, Host, HostName, Passfile,
+    RootCertificates, Secret, SslMode, SslNegotiation, TargetSessionAttrs,
 };
 pub use id::{Oid, RelationId, SystemIdentifier, Timeline, Xid};
 pub use lsn::{Lsn, ParseLsnError};

@@ -21,6 +21,8 @@ states! {
     INVALID_AUTHORIZATION = b"28000";
     /// invalid_catalog_name: the database does not exist
     UNDEFINED_DATABASE = b"3D000";
+    /// invalid_parameter_value: an unknown snapshot, for one
+    INVALID_PARAMETER_VALUE = b"22023";
     /// undefined_table
     UNDEFINED_TABLE = b"42P01";
     /// undefined_object

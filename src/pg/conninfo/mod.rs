@@ -1,9 +1,38 @@
 //! Connection strings, by libpq's rules.
+//!
+//! Hazard: a connection string holds a password, and a wrong one may hold it anywhere. No error here shows a
+//! value, and no `Debug` a secret (P94). What libpq would enforce and we cannot is refused, never ignored.
+//!
+//! ```text
+//!   string > service file > PG* variables > ~/.postgresql, ~/.pgpass, built-in defaults
+//! ```
+//!
+//! See PostgreSQL docs, `libpq-connect`, `libpq-envars`, `libpq-pgservice`, `libpq-pgpass`; fe-connect.c.
+
+mod choice;
+mod environment;
+mod error;
+mod host;
+mod keyword;
+mod passfile;
+mod resolve;
+mod service;
+mod settings;
+#[cfg(test)]
+mod testing;
+mod tools;
+mod uri;
 
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use choice::{ChannelBindingMode, SslMode, SslNegotiation, TargetSessionAttrs};
+pub use environment::{Environment, Files};
+pub use error::ConninfoError;
+pub use passfile::Passfile;
+pub use settings::Given;
 
 /// A secret that neither `Debug` nor `Display` shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -49,32 +78,6 @@ pub struct Host {
     pub port: u16,
 }
 
-/// `sslmode` (docs: `libpq-ssl`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SslMode {
-    /// Never.
-    Disable,
-    /// Plain first, TLS if the server insists.
-    Allow,
-    /// TLS if the server has it; libpq's default.
-    Prefer,
-    /// TLS, whoever answers (a given root certificate is still verified).
-    Require,
-    /// TLS, and the certificate must chain to a trusted root.
-    VerifyCa,
-    /// TLS, chain, and the host's name.
-    VerifyFull,
-}
-
-/// `sslnegotiation`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SslNegotiation {
-    /// Ask with SSLRequest first.
-    Postgres,
-    /// TLS at once (17+).
-    Direct,
-}
-
 /// `sslrootcert`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootCertificates {
@@ -84,34 +87,6 @@ pub enum RootCertificates {
     System,
 }
 
-/// `channel_binding`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ChannelBindingMode {
-    /// Not used.
-    Disable,
-    /// Used where both ends can.
-    Prefer,
-    /// Demanded.
-    Require,
-}
-
-/// `target_session_attrs`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TargetSessionAttrs {
-    /// Any server.
-    Any,
-    /// One that takes writes.
-    ReadWrite,
-    /// One whose sessions are read-only by default.
-    ReadOnly,
-    /// One not in recovery.
-    Primary,
-    /// One in recovery.
-    Standby,
-    /// A standby if there is one, else any.
-    PreferStandby,
-}
-
 /// How to reach one database: every parameter resolved, libpq's defaults filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conninfo {
@@ -119,8 +94,10 @@ pub struct Conninfo {
     pub hosts: Vec<Host>,
     /// The role.
     pub user: String,
-    /// Its password, from the string, the environment or a passfile.
+    /// Its password, from the string, a service file or the environment; ask [`Conninfo::password_for`] instead.
     pub password: Option<Secret>,
+    /// The password file to look into when there is no `password`.
+    pub passfile: Passfile,
     /// The database as the string named it; `None` when it named none.
     pub dbname: Option<String>,
     /// Seconds per host; `None` waits for ever.
@@ -143,18 +120,10 @@ pub struct Conninfo {
     pub channel_binding: ChannelBindingMode,
     /// Which servers will do.
     pub target_session_attrs: TargetSessionAttrs,
-    /// TCP keepalives: idle time before the first probe; `None` when switched off.
+    /// TCP keepalives: idle time before the first probe, a minute unless set (P92); `None` when switched off.
     pub keepalives_idle: Option<Duration>,
     /// `tcp_user_timeout`.
     pub tcp_user_timeout: Option<Duration>,
-}
-
-/// A connection string that cannot be used. Never holds the string's values, which may be secrets.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ConninfoError {
-    /// The text breaks the grammar.
-    #[error("{0}")]
-    Syntax(String),
 }
 
 impl Conninfo {
@@ -168,5 +137,13 @@ impl Conninfo {
     #[must_use]
     pub fn with_database(&self, dbname: &str) -> Conninfo {
         Conninfo { dbname: Some(dbname.to_owned()), ..self.clone() }
+    }
+
+    /// The password for this host, one of [`Conninfo::hosts`], and the database named here.
+    #[must_use]
+    pub fn password_for(&self, host: &Host) -> Option<&Secret> {
+        let names = || host.passfile_names().into_iter();
+        let in_file = |name: String| self.passfile.password(&name, host.port, self.database(), &self.user);
+        self.password.as_ref().or_else(|| names().find_map(in_file))
     }
 }
