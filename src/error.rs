@@ -65,6 +65,29 @@ pub enum Recovery {
 }
 
 impl ErrorKind {
+    /// Every kind, so that each can be counted from zero.
+    pub const ALL: [ErrorKind; 19] = [
+        ErrorKind::Usage,
+        ErrorKind::Connect,
+        ErrorKind::Auth,
+        ErrorKind::Check,
+        ErrorKind::Sql,
+        ErrorKind::Protocol,
+        ErrorKind::Slot,
+        ErrorKind::Snapshot,
+        ErrorKind::Tool,
+        ErrorKind::Schema,
+        ErrorKind::Copy,
+        ErrorKind::Apply,
+        ErrorKind::Drift,
+        ErrorKind::State,
+        ErrorKind::Verify,
+        ErrorKind::Local,
+        ErrorKind::Cancelled,
+        ErrorKind::Aborted,
+        ErrorKind::Bug,
+    ];
+
     /// Who can mend errors of this kind.
     #[must_use]
     pub const fn recovery(self) -> Recovery {
@@ -87,6 +110,16 @@ impl ErrorKind {
             | ErrorKind::Cancelled
             | ErrorKind::Aborted => Recovery::Operator,
             ErrorKind::Protocol | ErrorKind::Bug => Recovery::Bug,
+        }
+    }
+
+    /// What a server's refusal means: a login problem, a passing trouble, or a statement it will not run.
+    #[must_use]
+    pub fn of_sqlstate(state: SqlState) -> ErrorKind {
+        match state {
+            state if state.class() == "28" => ErrorKind::Auth,
+            state if state.is_transient() => ErrorKind::Connect,
+            _ => ErrorKind::Sql,
         }
     }
 
@@ -161,12 +194,7 @@ impl Error {
     #[must_use]
     pub fn from_postgres(doing: impl Into<String>, error: tokio_postgres::Error) -> Error {
         let sqlstate = error.code().and_then(|code| SqlState::from_code(code.code()));
-        let kind = match sqlstate {
-            Some(state) if state.class() == "28" => ErrorKind::Auth,
-            Some(state) if state.is_transient() => ErrorKind::Connect,
-            Some(_) => ErrorKind::Sql,
-            None => ErrorKind::Connect,
-        };
+        let kind = sqlstate.map_or(ErrorKind::Connect, ErrorKind::of_sqlstate);
         Error { sqlstate, ..Error::new(kind, doing).because(error) }
     }
 
