@@ -1,7 +1,11 @@
 //! What a message says.
+//!
+//! Hazard: `xid` on a change is the *sub*transaction's and stands there only inside a streamed block;
+//! outside one it is `None`, and the transaction is the one that `Begin` named.
 
 use bytes::Bytes;
 
+use super::tuple::{OldTuple, Tuple};
 use crate::pg::{Lsn, Oid, PgTimestamp, RelationId, Xid};
 
 /// `REPLICA IDENTITY` of a table, as its Relation message carries it.
@@ -31,7 +35,7 @@ pub struct Begin {
 /// The transaction that `Begin` opened is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Commit {
-    /// Unused flags.
+    /// Zero so far: the decoder refuses any other value, as the built-in subscriber does.
     pub flags: u8,
     /// Start of the commit record: equal to `Begin::final_lsn`.
     pub commit_lsn: Lsn,
@@ -80,7 +84,7 @@ pub struct RelationColumn {
     pub type_modifier: i32,
 }
 
-/// The name of a type that is not built in.
+/// The name of a type that is not built in. For a domain, its OID with the name of the type below it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Type {
     /// Inside a streamed block, the (sub)transaction.
@@ -91,42 +95,6 @@ pub struct Type {
     pub namespace: String,
     /// Name.
     pub name: String,
-}
-
-/// One value of a tuple, borrowed from the message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// SQL NULL. In an `OldTuple::Key`, columns outside the key are sent so and mean nothing.
-    Null,
-    /// A TOASTed value that did not change and was not sent (P42). Never to be written.
-    Unchanged,
-    /// The type's text form.
-    Text(&'a [u8]),
-    /// The type's binary form (`binary 'true'`, 14+).
-    Binary(&'a [u8]),
-}
-
-/// A row version: one slice of the message, checked when it was decoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tuple {
-    pub(super) columns: u16,
-    pub(super) body: Bytes,
-}
-
-/// Walks the values of a [`Tuple`].
-#[derive(Debug, Clone)]
-pub struct Values<'a> {
-    pub(super) left: u16,
-    pub(super) rest: &'a [u8],
-}
-
-/// What the source sends of the old row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OldTuple {
-    /// The identity's columns only (`K`).
-    Key(Tuple),
-    /// Every column (`O`, identity FULL).
-    Full(Tuple),
 }
 
 /// A row was inserted.
@@ -180,7 +148,8 @@ pub struct Truncate {
 /// `pg_logical_emit_message`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogicalMessage {
-    /// Inside a streamed block, the (sub)transaction.
+    /// Inside a streamed block, the top-level transaction, even when a subtransaction emitted it:
+    /// no abort of that subtransaction can take it back.
     pub xid: Option<Xid>,
     /// Whether it belongs to the transaction around it.
     pub transactional: bool,
@@ -206,7 +175,7 @@ pub struct StreamStart {
 pub struct StreamCommit {
     /// The transaction.
     pub xid: Xid,
-    /// Unused flags.
+    /// Zero so far, as in [`Commit`].
     pub flags: u8,
     /// Start of the commit record.
     pub commit_lsn: Lsn,
