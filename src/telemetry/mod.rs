@@ -1,1 +1,28 @@
-//! (to be written)
+//! How a run is watched: metrics and health over HTTP, progress and logs on stderr.
+//!
+//! Hazard: what is written here is read by more people than may read the data. No password and no column
+//! value enters a metric, a progress line or a log; labels come from closed sets; and watching costs
+//! nothing per row.
+//!
+//! A conductor holds three cheap clones: [`DatabaseMetrics`], [`Health`] and [`Progress`]. Without an
+//! [`Exporter`] the first is [`Metrics::off`] and the second has no reader.
+
+mod bars;
+mod exporter;
+mod health;
+mod label;
+mod log;
+mod metrics;
+mod name;
+mod progress;
+mod tally;
+pub mod text;
+
+pub use exporter::Exporter;
+pub use health::{Health, Life, Readiness};
+pub use label::{ChangeKind, FallbackReason, Phase, Side, Stage, TableState};
+pub use log::{LogFormat, LogOptions, MigrationId, Verbosity, init as init_log};
+pub use metrics::{ApplyGroup, DatabaseMetrics, Metrics};
+pub use name::{ALL as METRICS, Kind as MetricKind, Metric};
+pub use progress::{Display, Progress};
+pub use tally::{CopiedTable, FollowLine};

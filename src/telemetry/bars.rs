@@ -1,0 +1,96 @@
+//! The bars on a terminal: a drawing of the tally, nothing of their own.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::tally::Tally;
+use super::text;
+
+const REDRAWS_PER_SECOND: u8 = 10;
+
+#[derive(Debug, Default)]
+struct Drawn {
+    copy: Option<ProgressBar>,
+    running: Option<ProgressBar>,
+    builds: Option<ProgressBar>,
+    follow: Option<ProgressBar>,
+}
+
+/// The bars that are on the screen now.
+#[derive(Debug)]
+pub(super) struct Bars {
+    multi: MultiProgress,
+    drawn: Mutex<Drawn>,
+}
+
+impl Bars {
+    /// Bars on stderr; `None` when it is no terminal, or one that cannot move its cursor.
+    pub(super) fn on_stderr() -> Option<Bars> {
+        let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
+        let bars = Bars { multi: MultiProgress::with_draw_target(target), drawn: Mutex::default() };
+        (!bars.multi.is_hidden()).then_some(bars)
+    }
+
+    /// Makes the screen say what the tally says. Bars appear when their work begins and go when it ends.
+    pub(super) fn draw(&self, tally: &Tally, now: Instant) {
+        let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        let copy = tally.copy_position();
+        self.bar(&mut drawn.copy, "copy", copy, &tally.copy_line(now).unwrap_or_default());
+        self.line(&mut drawn.running, copy.and_then(|_| tally.running_line()));
+        let builds = tally.build_position();
+        let built = builds.map(|(done, total)| format!("{} of {}", text::count(done), text::count(total)));
+        self.bar(&mut drawn.builds, "build", builds, &built.unwrap_or_default());
+        self.line(&mut drawn.follow, if tally.is_following() { tally.follow_line() } else { None });
+    }
+
+    /// Prints a line that stays, above the bars.
+    pub(super) fn print(&self, line: &str) {
+        // Nobody can be told that the terminal is gone.
+        let _ = self.multi.println(line);
+    }
+
+    /// Takes the bars off the screen while `write` writes to it.
+    pub(super) fn suspend<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.multi.suspend(write)
+    }
+
+    /// Takes the bars off for good.
+    pub(super) fn clear(&self) {
+        let drawn = std::mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner));
+        for bar in [drawn.copy, drawn.running, drawn.builds, drawn.follow].into_iter().flatten() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn bar(&self, slot: &mut Option<ProgressBar>, name: &'static str, at: Option<(u64, u64)>, text: &str) {
+        let Some((done, total)) = at else { return remove(slot) };
+        let bar = slot.get_or_insert_with(|| {
+            let bar = ProgressBar::no_length().with_style(style("{prefix:>5} [{bar:24}] {msg}"));
+            self.multi.add(bar.with_prefix(name))
+        });
+        bar.set_length(total);
+        bar.set_position(done);
+        bar.set_message(text.to_owned());
+    }
+
+    fn line(&self, slot: &mut Option<ProgressBar>, text: Option<String>) {
+        let Some(text) = text else { return remove(slot) };
+        let bar = slot.get_or_insert_with(|| {
+            self.multi.add(ProgressBar::no_length().with_style(style("{spinner:>5} {msg}")))
+        });
+        bar.set_message(text);
+        bar.tick();
+    }
+}
+
+fn remove(slot: &mut Option<ProgressBar>) {
+    if let Some(bar) = slot.take() {
+        bar.finish_and_clear();
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("templates stand in this file").progress_chars("=> ")
+}

@@ -1,0 +1,402 @@
+//! What has been done so far, and the lines that say so: pure, the clock comes as an argument.
+//!
+//! Hazard: a database may hold a hundred thousand tables and be followed for weeks. So a line is due at an
+//! edge between phases or when enough time has passed, never because a row or a table was finished.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::label::Phase;
+use super::text;
+use crate::pg::Lsn;
+
+/// Between two lines while work has an end in sight.
+const LINE_INTERVAL: Duration = Duration::from_secs(10);
+/// Between two lines once the target only keeps in step.
+const FOLLOW_INTERVAL: Duration = Duration::from_secs(60);
+/// A rate over less than this says nothing.
+const RATE_SPAN_MIN: Duration = Duration::from_millis(500);
+
+/// One table that has been copied whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CopiedTable<'a> {
+    /// Its name, for people.
+    pub name: &'a str,
+    /// Rows copied.
+    pub rows: u64,
+    /// Bytes of COPY data.
+    pub bytes: u64,
+    /// From the first part's beginning to the last one's commit.
+    pub elapsed: Duration,
+}
+
+/// Where following stands. The totals count from the start of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FollowLine {
+    /// End LSN of the last commit applied on the target.
+    pub applied: Lsn,
+    /// WAL between that and the source's position.
+    pub lag_bytes: u64,
+    /// Source transactions applied.
+    pub transactions: u64,
+    /// Changes applied.
+    pub changes: u64,
+}
+
+#[derive(Debug, Default)]
+struct Copy {
+    bytes: u64,
+    bytes_total: u64,
+    rows: u64,
+    tables: u64,
+    tables_total: u64,
+    /// Tables being copied now and their sizes; as many as there are copy connections.
+    running: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Followed {
+    at: Instant,
+    line: FollowLine,
+    /// Transactions a second, once two observations lie far enough apart.
+    rate: Option<u64>,
+}
+
+/// The state behind the bars and the lines.
+#[derive(Debug)]
+pub(super) struct Tally {
+    started: Instant,
+    phase: Option<Phase>,
+    copy: Option<(Instant, Copy)>,
+    builds: Option<(u64, u64)>,
+    follow: Option<Followed>,
+    line_due: Instant,
+}
+
+impl Tally {
+    pub(super) fn new(now: Instant) -> Tally {
+        Tally { started: now, phase: None, copy: None, builds: None, follow: None, line_due: now }
+    }
+
+    /// Enters a phase; says so, and what the one before came to. Entering it again says nothing.
+    pub(super) fn phase(&mut self, now: Instant, phase: Phase) -> Vec<String> {
+        let left = self.phase.replace(phase);
+        if left == Some(phase) {
+            return Vec::new();
+        }
+        let summary = match left {
+            Some(Phase::Copying) => self.copy_summary(now),
+            Some(Phase::Building) => self.builds.map(|(done, _)| format!("{} built", text::count(done))),
+            _ => None,
+        };
+        self.line_due = now + LINE_INTERVAL;
+        let entered = phase.label().replace('_', " ");
+        summary.into_iter().chain([entered]).map(|line| self.stamped(now, &line)).collect()
+    }
+
+    pub(super) fn copy_started(&mut self, now: Instant, bytes_total: u64, tables_total: u64) {
+        self.copy = Some((now, Copy { bytes_total, tables_total, ..Copy::default() }));
+    }
+
+    pub(super) fn table_started(&mut self, name: &str, bytes: u64) {
+        if let Some((_, copy)) = &mut self.copy {
+            copy.running.insert(name.to_owned(), bytes);
+        }
+    }
+
+    pub(super) fn copied(&mut self, now: Instant, bytes: u64) -> Option<String> {
+        if let Some((_, copy)) = &mut self.copy {
+            copy.bytes += bytes;
+        }
+        self.work_due(now)
+    }
+
+    pub(super) fn table_done(&mut self, now: Instant, table: CopiedTable<'_>) -> Option<String> {
+        if let Some((_, copy)) = &mut self.copy {
+            copy.running.remove(table.name);
+            copy.tables += 1;
+            copy.rows += table.rows;
+        }
+        self.work_due(now)
+    }
+
+    pub(super) fn builds(&mut self, total: u64) {
+        self.builds = Some((self.builds.map_or(0, |(done, _)| done), total));
+    }
+
+    pub(super) fn build_done(&mut self, now: Instant) -> Option<String> {
+        let (done, total) = self.builds.unwrap_or_default();
+        self.builds = Some((done + 1, total));
+        self.work_due(now)
+    }
+
+    pub(super) fn follow(&mut self, now: Instant, line: FollowLine) -> Option<String> {
+        let rate = self.follow.and_then(|last| {
+            let span = now.saturating_duration_since(last.at);
+            (span >= RATE_SPAN_MIN)
+                .then(|| per_second(line.transactions.saturating_sub(last.line.transactions), span))
+        });
+        match (&mut self.follow, rate) {
+            // Too soon for a rate: keep measuring from where the last one ended.
+            (Some(last), None) => {
+                last.line = FollowLine { transactions: last.line.transactions, ..line };
+            }
+            (follow, rate) => *follow = Some(Followed { at: now, line, rate }),
+        }
+        self.due(now).then(|| self.follow_line()).flatten().map(|line| self.stamped(now, &line))
+    }
+
+    /// `12.3 GB of 80.0 GB (15 %), 41 of 312 tables, 210 MB/s, 5m 10s left`
+    pub(super) fn copy_line(&self, now: Instant) -> Option<String> {
+        let (started, copy) = self.copy.as_ref()?;
+        let span = now.saturating_duration_since(*started);
+        let mut line = format!(
+            "{} of {} ({} %), {} of {}",
+            text::bytes(copy.bytes),
+            text::bytes(copy.bytes_total.max(copy.bytes)),
+            percent(copy.bytes, copy.bytes_total),
+            text::count(copy.tables),
+            text::counted(copy.tables_total, "table"),
+        );
+        if span >= RATE_SPAN_MIN {
+            let rate = per_second(copy.bytes, span);
+            line += &format!(", {}/s", text::bytes(rate));
+            let left = copy.bytes_total.saturating_sub(copy.bytes);
+            if let Some(seconds) = left.checked_div(rate).filter(|_| left > 0) {
+                line += &format!(", {} left", text::duration(Duration::from_secs(seconds)));
+            }
+        }
+        Some(line)
+    }
+
+    /// The largest tables being copied: `orders (12.3 GB), events (8.00 GB) and 6 more`
+    pub(super) fn running_line(&self) -> Option<String> {
+        let (_, copy) = self.copy.as_ref()?;
+        let mut running: Vec<(&String, &u64)> = copy.running.iter().collect();
+        running.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
+        let shown: Vec<String> = running
+            .iter()
+            .take(3)
+            .map(|(name, bytes)| format!("{} ({})", text::printable(name), text::bytes(**bytes)))
+            .collect();
+        let more = running.len().saturating_sub(shown.len());
+        match (shown.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some(shown.join(", ")),
+            (false, more) => Some(format!("{} and {more} more", shown.join(", "))),
+        }
+    }
+
+    /// `lag 12.3 MB, 120 tx/s, applied 16/B374D848`
+    pub(super) fn follow_line(&self) -> Option<String> {
+        let Followed { line, rate, .. } = self.follow?;
+        let rate = rate.map(|rate| format!("{} tx/s, ", text::count(rate))).unwrap_or_default();
+        Some(format!("lag {}, {rate}applied {}", text::bytes(line.lag_bytes), line.applied))
+    }
+
+    /// Bytes copied and to copy, while there is something to copy.
+    pub(super) fn copy_position(&self) -> Option<(u64, u64)> {
+        let (_, copy) = self.copy.as_ref()?;
+        (self.before(Phase::Building)).then_some((copy.bytes, copy.bytes_total.max(copy.bytes)))
+    }
+
+    /// Builds done and to do, while any is left.
+    pub(super) fn build_position(&self) -> Option<(u64, u64)> {
+        self.builds.filter(|(done, total)| done < total && self.before(Phase::CatchingUp))
+    }
+
+    /// Whether changes are being applied now.
+    pub(super) fn is_following(&self) -> bool {
+        self.follow.is_some() && !self.before(Phase::CatchingUp) && self.before(Phase::CutOver)
+    }
+
+    /// `00:12:41 text`
+    pub(super) fn stamped(&self, now: Instant, line: &str) -> String {
+        format!("{} {}", text::clock(now.saturating_duration_since(self.started)), text::printable(line))
+    }
+
+    /// The phase as a label, for logs.
+    pub(super) fn phase_label(&self) -> &'static str {
+        self.phase.map_or("none", Phase::label)
+    }
+
+    fn before(&self, phase: Phase) -> bool {
+        self.phase.is_none_or(|current| current < phase)
+    }
+
+    fn work_due(&mut self, now: Instant) -> Option<String> {
+        if !self.due(now) {
+            return None;
+        }
+        let copy =
+            self.copy_position().and_then(|_| self.copy_line(now)).map(|line| format!("copied {line}"));
+        let builds = self
+            .build_position()
+            .map(|(done, total)| format!("{} of {} built", text::count(done), text::count(total)));
+        let line = [copy, builds].into_iter().flatten().collect::<Vec<_>>().join("; ");
+        (!line.is_empty()).then(|| self.stamped(now, &line))
+    }
+
+    /// Whether a periodic line is due; if so, sets when the next one is.
+    fn due(&mut self, now: Instant) -> bool {
+        if now < self.line_due {
+            return false;
+        }
+        let settled = self.phase == Some(Phase::Following);
+        self.line_due = now + if settled { FOLLOW_INTERVAL } else { LINE_INTERVAL };
+        true
+    }
+
+    fn copy_summary(&self, now: Instant) -> Option<String> {
+        let (started, copy) = self.copy.as_ref()?;
+        let span = now.saturating_duration_since(*started);
+        let rate = if span >= RATE_SPAN_MIN {
+            format!(" ({}/s)", text::bytes(per_second(copy.bytes, span)))
+        } else {
+            String::new()
+        };
+        Some(format!(
+            "copied {}, {}, {} in {}{rate}",
+            text::counted(copy.tables, "table"),
+            text::counted(copy.rows, "row"),
+            text::bytes(copy.bytes),
+            text::duration(span),
+        ))
+    }
+}
+
+fn per_second(amount: u64, span: Duration) -> u64 {
+    let millis = span.as_millis().max(1);
+    u64::try_from(u128::from(amount) * 1_000 / millis).unwrap_or(u64::MAX)
+}
+
+/// Estimates are off both ways: never above 100, and 100 only when all is there.
+fn percent(done: u64, total: u64) -> u64 {
+    if total == 0 {
+        return 100;
+    }
+    u64::try_from(u128::from(done) * 100 / u128::from(total)).unwrap_or(100).min(100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MB: u64 = 1024 * 1024;
+
+    fn at(start: Instant, seconds: u64) -> Instant {
+        start + Duration::from_secs(seconds)
+    }
+
+    fn copying(start: Instant) -> Tally {
+        let mut tally = Tally::new(start);
+        tally.phase(start, Phase::Copying);
+        tally.copy_started(start, 1_000 * MB, 1_200);
+        tally
+    }
+
+    #[test]
+    fn a_line_every_ten_seconds_however_many_tables() {
+        let start = Instant::now();
+        let mut tally = copying(start);
+        let mut lines = Vec::new();
+        for second in 0..30 {
+            for _ in 0..40 {
+                lines.extend(tally.copied(at(start, second), MB / 4));
+                let table = CopiedTable { name: "t", rows: 1, bytes: MB / 4, elapsed: Duration::ZERO };
+                lines.extend(tally.table_done(at(start, second), table));
+            }
+        }
+        let first = "00:00:10 copied 100 MB of 0.98 GB (10 %), 400 of 1 200 tables, 10.0 MB/s, 1m 29s left";
+        assert_eq!(lines.len(), 2, "{lines:#?}");
+        assert_eq!(lines[0], first);
+        assert!(lines[1].starts_with("00:00:20 copied 200 MB"), "{lines:#?}");
+    }
+
+    #[test]
+    fn phase_edges_are_told_once_with_what_was_done() {
+        let start = Instant::now();
+        let mut tally = copying(start);
+        tally.copied(at(start, 1), 500 * MB);
+        tally.table_done(at(start, 1), CopiedTable { name: "t", rows: 7, bytes: 1, elapsed: Duration::ZERO });
+        tally.builds(3);
+        let lines = tally.phase(at(start, 5), Phase::Building);
+        assert_eq!(
+            lines,
+            ["00:00:05 copied 1 table, 7 rows, 500 MB in 5.0s (100 MB/s)", "00:00:05 building"]
+        );
+        assert!(tally.phase(at(start, 6), Phase::Building).is_empty());
+        assert_eq!(tally.build_done(at(start, 20)).unwrap(), "00:00:20 1 of 3 built");
+        let lines = tally.phase(at(start, 21), Phase::CatchingUp);
+        assert_eq!(lines, ["00:00:21 1 built", "00:00:21 catching up"]);
+    }
+
+    #[test]
+    fn following_slows_its_lines_once_in_step() {
+        let start = Instant::now();
+        let mut tally = Tally::new(start);
+        tally.phase(start, Phase::CatchingUp);
+        let follow = |seconds: u64, lag_bytes| FollowLine {
+            applied: Lsn::new(0x16_0000_0000 + seconds),
+            lag_bytes,
+            transactions: seconds * 120,
+            changes: seconds * 240,
+        };
+        let mut lines = Vec::new();
+        for second in 1..=20 {
+            lines.extend(tally.follow(at(start, second), follow(second, 5 * MB)));
+        }
+        tally.phase(at(start, 20), Phase::Following);
+        for second in 21..=120 {
+            lines.extend(tally.follow(at(start, second), follow(second, 0)));
+        }
+        assert_eq!(
+            lines,
+            [
+                "00:00:10 lag 5.00 MB, 120 tx/s, applied 16/A",
+                "00:00:20 lag 5.00 MB, 120 tx/s, applied 16/14",
+                "00:00:30 lag 0 bytes, 120 tx/s, applied 16/1E",
+                "00:01:30 lag 0 bytes, 120 tx/s, applied 16/5A",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_burst_of_reports_does_not_spoil_the_rate() {
+        let start = Instant::now();
+        let mut tally = Tally::new(start);
+        let report = |transactions| FollowLine { applied: Lsn::ZERO, lag_bytes: 1, transactions, changes: 0 };
+        tally.follow(start, report(0));
+        tally.follow(start + Duration::from_millis(1), report(500));
+        tally.follow(at(start, 1), report(1_000));
+        assert_eq!(tally.follow_line().unwrap(), "lag 1 bytes, 1 000 tx/s, applied 0/0");
+    }
+
+    #[test]
+    fn wrong_estimates_stay_sane() {
+        let start = Instant::now();
+        let mut tally = Tally::new(start);
+        tally.copy_started(start, MB, 1);
+        tally.copied(start, 3 * MB);
+        assert_eq!(tally.copy_line(start).unwrap(), "3.00 MB of 3.00 MB (100 %), 0 of 1 table");
+        assert_eq!(tally.copy_position(), Some((3 * MB, 3 * MB)));
+        tally.copy_started(start, 0, 0);
+        assert_eq!(tally.copy_line(start).unwrap(), "0 bytes of 0 bytes (100 %), 0 of 0 tables");
+    }
+
+    #[test]
+    fn the_largest_running_tables_come_first() {
+        let mut tally = copying(Instant::now());
+        for (name, size) in [("small", 1), ("a\u{1b}[2J", 9), ("mid", 5), ("least", 0), ("gone", 99)] {
+            tally.table_started(name, size * MB);
+        }
+        tally.table_done(
+            Instant::now(),
+            CopiedTable { name: "gone", rows: 0, bytes: 0, elapsed: Duration::ZERO },
+        );
+        assert_eq!(
+            tally.running_line().unwrap(),
+            "a [2J (9.00 MB), mid (5.00 MB), small (1.00 MB) and 1 more"
+        );
+    }
+}
