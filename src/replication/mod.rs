@@ -1,5 +1,26 @@
-//! The source's side of logical replication: slots, publications, the stream and its feedback.
+//! The source's side of logical replication: publications, slots, the stream and its feedback.
+//!
+//! Hazards, first to last:
+//! - A publication must exist before the slot's consistent point, or decoding dies on its first change
+//!   and never moves again (P10). Creation is therefore publication, then slot.
+//! - A slot left behind fills the source's disk (P16, P30): callers journal a name before it is created.
+//! - Slot creation waits for every writing transaction of the whole cluster, and only `lock_timeout`
+//!   bounds that wait (P12).
+//! - What is confirmed is gone: feedback carries only positions that are durable on the target.
 
+mod blockers;
+mod message;
+mod publication;
+mod slot;
+mod stream;
 mod stream_item;
 
+pub use blockers::{Blocker, slot_blockers};
+pub use message::emit_barrier;
+pub use publication::{Publication, PublishedActions, PublishedTable, create_publication, drop_publication};
+pub use slot::{
+    CreatedSlot, SlotState, SourceIdentity, create_slot, create_temporary_slot, drop_slot, end_walsender,
+    identify, slot_state,
+};
+pub use stream::{FeedbackPositions, FeedbackWriter, StreamReader, start_stream};
 pub use stream_item::StreamItem;
