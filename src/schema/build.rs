@@ -1,0 +1,251 @@
+//! Builds one index or constraint over a session.
+//!
+//! Hazard: a build may have been made by a run that died before it could write that down, and be made twice
+//! (P52), or found half made. So we look first, by name and definition; and a build whose functions need the
+//! source's own `search_path` (P58) is given it, once, and only after it failed without.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::{SqlState, quote_literal};
+use crate::schema::definition::makes;
+use crate::schema::plan::{Build, BuildForm, BuildKind};
+use crate::wire::Session;
+
+/// How often a build that lost a deadlock is tried.
+const ATTEMPTS_MAX: u32 = 5;
+
+/// What every build of a database is given.
+#[derive(Debug, Clone)]
+pub struct BuildSettings {
+    /// `maintenance_work_mem`, as `SET` takes it: `1GB`; `None` leaves the server's.
+    pub maintenance_work_mem: Option<String>,
+    /// The `search_path` in force in the source database, for functions that depend on it; `None` never tries it.
+    pub source_search_path: Option<String>,
+    /// Whether indexes go to the tablespaces they had.
+    pub tablespaces: Tablespaces,
+}
+
+/// Where objects are stored (P74).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tablespaces {
+    /// In the target database's default tablespace.
+    Default,
+    /// In a tablespace of the same name as on the source, which must exist.
+    Keep,
+}
+
+/// How a build came to be there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Built {
+    /// It was built.
+    Now,
+    /// It was built, under the source's `search_path`: its functions will need that on the target too.
+    WithSourceSearchPath,
+    /// An earlier run had built it.
+    Earlier,
+}
+
+/// Which `search_path` a build runs under.
+#[derive(Clone, Copy)]
+enum SearchPath<'a> {
+    Empty,
+    Sources(&'a str),
+}
+
+/// Builds an index, constraint or foreign key, unless it is there; its statements take effect together or not
+/// at all. The session must not be in a transaction.
+///
+/// # Errors
+/// `Connect` if the server stopped or the connection broke, `Drift` if something else has its name, `Schema` if
+/// the server refuses it: duplicate keys are named by the cause (P50).
+/// # Cancel safety
+/// Drop the session as well: the server may finish the build, and the next call finds it.
+pub async fn build(session: &Session, build: &Build, settings: &BuildSettings) -> Result<Built> {
+    if find(session, build).await? == Found::Whole {
+        return Ok(Built::Earlier);
+    }
+    let mut attempt = 1;
+    loop {
+        let Err(error) = execute(session, build, settings, SearchPath::Empty).await else {
+            return Ok(Built::Now);
+        };
+        match (error.sqlstate(), settings.source_search_path.as_deref()) {
+            (Some(SqlState::DEADLOCK_DETECTED), _) if attempt < ATTEMPTS_MAX => attempt += 1,
+            (Some(state), Some(path)) if is_unresolved(state) => {
+                execute(session, build, settings, SearchPath::Sources(path)).await.map_err(|_| error)?;
+                return Ok(Built::WithSourceSearchPath);
+            }
+            (None, _) => return Err(error),
+            // A build of a run before ours may have ended on the server after we looked.
+            (Some(_), _) => {
+                return match find(session, build).await {
+                    Ok(Found::Whole) => Ok(Built::Earlier),
+                    Ok(Found::Nothing) | Err(_) => Err(error),
+                };
+            }
+        }
+    }
+}
+
+/// A name that did not resolve: function or operator, type or collation, table.
+fn is_unresolved(state: SqlState) -> bool {
+    matches!(state.code(), "42883" | "42704" | "42P01")
+}
+
+async fn execute(
+    session: &Session,
+    build: &Build,
+    settings: &BuildSettings,
+    path: SearchPath<'_>,
+) -> Result<()> {
+    let Err(error) = session.batch_execute(&script(build, settings, path)).await else { return Ok(()) };
+    // The session is used again; if it is gone, the first error is the one that tells.
+    let _ = session.batch_execute("ROLLBACK").await;
+    Err(explain(build, error))
+}
+
+/// One transaction, whose settings end with it.
+fn script(build: &Build, settings: &BuildSettings, path: SearchPath<'_>) -> String {
+    let mut script = "BEGIN; ".to_owned();
+    let mut set = |name: &str, value: &str| {
+        script += &format!("SELECT pg_catalog.set_config('{name}', {}, true); ", quote_literal(value));
+    };
+    set(
+        "search_path",
+        match path {
+            SearchPath::Empty => "",
+            SearchPath::Sources(path) => path,
+        },
+    );
+    if let Some(memory) = &settings.maintenance_work_mem {
+        set("maintenance_work_mem", memory);
+    }
+    set(
+        "default_tablespace",
+        match settings.tablespaces {
+            Tablespaces::Default => "",
+            Tablespaces::Keep => build.tablespace.as_deref().unwrap_or_default(),
+        },
+    );
+    script + &build.sql + "; COMMIT"
+}
+
+fn explain(build: &Build, error: tokio_postgres::Error) -> Error {
+    let doing = format!("build {}", describe(build));
+    let error = Error::from_postgres(doing, error);
+    let error = if error.kind() == ErrorKind::Sql { error.into_kind(ErrorKind::Schema) } else { error };
+    let Some(state) = error.sqlstate() else { return error };
+    match state {
+        SqlState::UNIQUE_VIOLATION => error.hint(
+            "The source holds this key more than once (a damaged index there, or another collation here): \
+             remove all but one of the rows on the source, and run again.",
+        ),
+        SqlState::EXCLUSION_VIOLATION => {
+            error.hint("Two rows of the source exclude each other: mend them there, and run again.")
+        }
+        SqlState::DISK_FULL => error.hint("Give the target more disk, and run again."),
+        _ if state.code() == "23503" => error.hint(
+            "The source holds rows without a parent: remove them there, or mark the constraint NOT VALID there, \
+             and run again.",
+        ),
+        // 17+ builds indexes under a safe search_path whatever the session's is (P58).
+        _ if is_unresolved(state) => error.hint(
+            "A function used here relies on search_path: ALTER FUNCTION … SET search_path on source and target, \
+             and run again.",
+        ),
+        _ => error,
+    }
+}
+
+/// The build for people: `unique index app.orders_key on app.orders`.
+fn describe(build: &Build) -> String {
+    let Build { name, table, .. } = build;
+    let what = match (build.kind, build.form) {
+        (BuildKind::PrimaryKey, _) => "primary key",
+        (BuildKind::Unique, BuildForm::Constraint) => "unique constraint",
+        (BuildKind::Unique, _) => "unique index",
+        (BuildKind::Exclusion, _) => "exclusion constraint",
+        (BuildKind::ForeignKey, _) => "foreign key",
+        (BuildKind::ReplicaIdentity, BuildForm::Constraint) => "replica identity constraint",
+        (BuildKind::ReplicaIdentity, _) => "replica identity index",
+        (BuildKind::Attach, _) => "link to the parent's index",
+        (BuildKind::Index, _) => "index",
+    };
+    format!("{what} {name} on {}", table.plain())
+}
+
+/// What the target has by the build's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Whole,
+}
+
+async fn find(session: &Session, build: &Build) -> Result<Found> {
+    match build.form {
+        BuildForm::Constraint => find_constraint(session, build).await,
+        BuildForm::Index => find_index(session, build).await,
+        // ATTACH PARTITION of an index that is attached does nothing.
+        BuildForm::Attachment => Ok(Found::Nothing),
+    }
+}
+
+async fn find_constraint(session: &Session, build: &Build) -> Result<Found> {
+    const SQL: &str = "SELECT pg_get_constraintdef(k.oid) FROM pg_constraint k \
+         JOIN pg_class r ON r.oid = k.conrelid JOIN pg_namespace n ON n.oid = r.relnamespace \
+         WHERE n.nspname = $1 AND r.relname = $2 AND k.conname = $3";
+    let names = [build.table.schema.raw(), build.table.name.raw(), build.name.raw()];
+    match look(session, build, SQL, &names).await? {
+        Some(row) => same(build, &column(build, &row, 0)?),
+        None => Ok(Found::Nothing),
+    }
+}
+
+async fn find_index(session: &Session, build: &Build) -> Result<Found> {
+    // A partitioned index (relkind I) is invalid until its last partition is attached: that is no damage.
+    const SQL: &str = "SELECT coalesce(pg_get_indexdef(i.indexrelid), 'another relation'), \
+         coalesce(i.indisvalid OR c.relkind = 'I', true) FROM pg_class c \
+         JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_index i ON i.indexrelid = c.oid \
+         WHERE n.nspname = $1 AND c.relname = $2";
+    let Some(row) = look(session, build, SQL, &[build.table.schema.raw(), build.name.raw()]).await? else {
+        return Ok(Found::Nothing);
+    };
+    let found = same(build, &column(build, &row, 0)?)?;
+    if column::<bool>(build, &row, 1)? {
+        return Ok(found);
+    }
+    // Left by a CREATE INDEX CONCURRENTLY that failed; ours are all or nothing.
+    let drop = format!("DROP INDEX {}.{}", build.table.schema, build.name);
+    let doing = || format!("drop the invalid {}", describe(build));
+    session.batch_execute(&drop).await.map_err(|error| Error::from_postgres(doing(), error))?;
+    Ok(Found::Nothing)
+}
+
+async fn look(
+    session: &Session,
+    build: &Build,
+    sql: &str,
+    names: &[&str],
+) -> Result<Option<tokio_postgres::Row>> {
+    let doing = || format!("look for {}", describe(build));
+    let names: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> =
+        names.iter().map(|name| name as &(dyn tokio_postgres::types::ToSql + Sync)).collect();
+    session.query_opt(sql, &names).await.map_err(|error| Error::from_postgres(doing(), error))
+}
+
+fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
+    build: &Build,
+    row: &'a tokio_postgres::Row,
+    at: usize,
+) -> Result<T> {
+    row.try_get(at).map_err(|error| Error::from_postgres(format!("look for {}", describe(build)), error))
+}
+
+/// Something has the name: is it what we would make?
+fn same(build: &Build, definition: &String) -> Result<Found> {
+    if makes(&build.sql, definition) {
+        return Ok(Found::Whole);
+    }
+    Err(Error::new(ErrorKind::Drift, format!("build {}", describe(build)))
+        .hint("Something else on the target has this name: drop or rename it there, and run again.")
+        .because(format!("the target has: {definition}")))
+}

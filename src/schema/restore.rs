@@ -1,0 +1,173 @@
+//! Replays entries of an archive on the target.
+//!
+//! Hazard: neither "exit code 0" nor "exit code 1" says whether the target is whole; see [`judge`]. One
+//! connection, no surrounding transaction: thousands of tables in one would exhaust the lock table (P88), so a
+//! restore cut short leaves its work there and is run again as [`RestoreRun::Resumed`].
+//!
+//! [`judge`]: crate::schema::judge
+
+use std::ffi::OsString;
+use std::fmt;
+use std::io::Write;
+
+use tempfile::NamedTempFile;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::Conninfo;
+use crate::schema::build::Tablespaces;
+use crate::schema::dump::{Archive, connection_kind};
+use crate::schema::entry::DumpId;
+use crate::schema::environment::Environment;
+use crate::schema::judge::{
+    Complaints, RestoreFailure, RestoreRun, RestoreWarning, Verdict, is_complaint, judge,
+};
+use crate::schema::process::{Completeness, Ended, run};
+use crate::schema::tool::Tools;
+
+/// How to restore.
+#[derive(Debug, Clone, Copy)]
+pub struct RestoreSettings {
+    /// Whether our own work may be there already.
+    pub run: RestoreRun,
+    /// Whether objects go to the tablespaces they had.
+    pub tablespaces: Tablespaces,
+}
+
+/// A restore after which nothing is missing but what the warnings say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// What did not arrive, by name.
+    pub warnings: Vec<RestoreWarning>,
+}
+
+/// Restores the entries `ids`, in that order but for privileges and event triggers, which `pg_restore` puts last.
+///
+/// # Errors
+/// `Connect` or `Auth` when the target cannot be reached, `Schema` when a definition did not arrive (all of them
+/// are named), `Tool` when `pg_restore` failed in another way.
+/// # Cancel safety
+/// `pg_restore` is killed between two entries or within one; call again with [`RestoreRun::Resumed`].
+pub async fn restore(
+    tools: &Tools,
+    archive: &Archive,
+    target: &Conninfo,
+    ids: &[DumpId],
+    settings: RestoreSettings,
+) -> Result<Restored> {
+    // An empty list would make pg_restore restore nothing, but it would still connect.
+    if ids.is_empty() {
+        return Ok(Restored::default());
+    }
+    let list = write_list(ids)?;
+    let environment = Environment::of(target)?;
+    let arguments = arguments(archive, &list, settings);
+    let ended = run(&tools.pg_restore, &arguments, &environment, is_complaint).await?;
+    conclude(&ended, archive, settings.run)
+}
+
+/// One id per line (`SortTocFromFile` reads the number before the semicolon).
+fn write_list(ids: &[DumpId]) -> Result<NamedTempFile> {
+    let failed =
+        |error| Error::new(ErrorKind::Local, "write the list of definitions to restore").because(error);
+    let mut file = tempfile::Builder::new().prefix("pgstream-").tempfile().map_err(failed)?;
+    let lines: String = ids.iter().map(|id| format!("{id};\n")).collect();
+    file.write_all(lines.as_bytes()).map_err(failed)?;
+    Ok(file)
+}
+
+fn arguments(archive: &Archive, list: &NamedTempFile, settings: RestoreSettings) -> Vec<OsString> {
+    // An empty name makes it connect, and leaves which database to PGDATABASE, which is never expanded (P57).
+    // Without --verbose it does not say which entry an error belongs to.
+    let mut arguments: Vec<OsString> =
+        ["--dbname=", "--no-password", "--verbose"].map(OsString::from).to_vec();
+    if settings.tablespaces == Tablespaces::Default {
+        arguments.push("--no-tablespaces".into());
+    }
+    arguments.extend(["--use-list".into(), list.path().into(), archive.path.as_os_str().to_owned()]);
+    arguments
+}
+
+/// Judges every complaint, and whether these are all.
+fn conclude(ended: &Ended, archive: &Archive, run: RestoreRun) -> Result<Restored> {
+    let complaints = Complaints::read(&ended.stderr, &archive.toc);
+    let read = complaints.failures.len();
+    let mut warnings = Vec::new();
+    let mut fatal = Vec::new();
+    for failure in complaints.failures {
+        match judge(&failure, run) {
+            Verdict::Expected => {}
+            Verdict::Warning(kind) => warnings.push(RestoreWarning { kind, failure }),
+            Verdict::Fatal => fatal.push(failure),
+        }
+    }
+    if !fatal.is_empty() {
+        return Err(refuse(fatal));
+    }
+    let counted = complaints.counted.unwrap_or(0);
+    let whole = ended.complete == Completeness::Whole && read > 0 && read == counted;
+    match ended.code {
+        Some(0) if read == 0 => Ok(Restored { warnings }),
+        Some(1) if whole => Ok(Restored { warnings }),
+        _ => Err(Error::new(ErrorKind::Tool, "restore definitions")
+            .hint("pg_restore ended without saying why in a form we know; run it by hand to see more.")
+            .because(ended.stderr.trim().to_owned())),
+    }
+}
+
+/// Definitions that did not arrive.
+#[derive(Debug)]
+struct Refused(Vec<RestoreFailure>);
+
+/// How many are told in full.
+const TOLD_MAX: usize = 5;
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, failure) in self.0.iter().take(TOLD_MAX).enumerate() {
+            let separator = if at == 0 { "" } else { "; " };
+            write!(f, "{separator}{}: {}", failure.entry, failure.message.replace('\n', ", "))?;
+        }
+        match self.0.len().saturating_sub(TOLD_MAX) {
+            0 => Ok(()),
+            more => write!(f, "; and {more} more"),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn refuse(fatal: Vec<RestoreFailure>) -> Error {
+    let text = |failure: &RestoreFailure| connection_kind(&failure.message);
+    if let Some(kind) = fatal.iter().find_map(text) {
+        return Error::new(kind, "restore definitions").because(Refused(fatal));
+    }
+    // Not a statement of the archive: pg_restore itself gave up.
+    if fatal.iter().any(|failure| failure.statement.is_empty()) {
+        return Error::new(ErrorKind::Tool, "restore definitions")
+            .hint("Name a pg_restore of the version that wrote the archive with `--pgbin`.")
+            .because(Refused(fatal));
+    }
+    let doing = match fatal.as_slice() {
+        [only] => format!("restore {}", only.entry),
+        all => format!("restore {} definitions", all.len()),
+    };
+    let hint = fatal.first().map_or("", advice);
+    Error::new(ErrorKind::Schema, doing).hint(hint).because(Refused(fatal))
+}
+
+/// What the operator can do about the first failure: the others often follow from it.
+fn advice(failure: &RestoreFailure) -> &'static str {
+    let says = |words: &str| failure.message.contains(words);
+    if says("already exists") {
+        "The target database must be empty: drop what is named, or start from a database made from template0."
+    } else if says("extension") && (says("is not available") || says("could not open extension control file"))
+    {
+        "Install the extension on the target server, or allow it in the provider's settings."
+    } else if says("permission denied") || says("must be superuser") || says("must be owner") {
+        "Give the target role the right that is missing, or leave the object out."
+    } else if says("role") && says("does not exist") {
+        "Create the role on the target first, or migrate the roles together with the databases."
+    } else {
+        "Mend the definition on the source, or leave the object out, and run again on an empty target database."
+    }
+}
