@@ -1,1 +1,23 @@
-//! (to be written)
+//! The bulk copy: every table's rows as one snapshot shows them, in parallel, without looking at them.
+//!
+//! Hazards:
+//! - A rewrite or TRUNCATE between the snapshot and a table's COPY makes the COPY return nothing, without
+//!   an error, and the stream says nothing of it either (P15). Each part checks for that under its lock.
+//! - With row security on, a COPY may return a part of the rows, or none (P53): it is off on every session.
+//! - A part that ran twice, or half, is a wrong table (P85): what a part loaded and the note that it did
+//!   are one transaction on the target.
+//! - The snapshot holds back VACUUM on the source for as long as anything uses it (P14): each part's
+//!   transaction ends with the part, and the keeper's with the last one.
+//!
+//! [`Keeper`] holds the snapshot, [`partition`] cuts tables into [`Part`]s, workers [`copy_tables`] them,
+//! and the [`ledger`] remembers what is done.
+
+mod copy;
+mod keeper;
+pub mod ledger;
+mod partition;
+mod worker;
+
+pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, copy_tables};
+pub use keeper::Keeper;
+pub use partition::{BlockRange, CopyFormat, Freeze, Part, TableCopy, partition};

@@ -1,0 +1,59 @@
+//! Keeps an exported snapshot alive while copy workers come and go.
+//!
+//! Hazard: the snapshot that slot creation exports dies with the next command on the replication
+//! connection (P13). A plain session imports it and exports it again under a second name, which stays good
+//! for as long as this session's transaction does; so the session does nothing else, ever.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::{Conninfo, quote_literal};
+use crate::wire::{Session, SessionSettings};
+
+/// A session whose only work is to stay: the snapshot lives as long as this value.
+#[derive(Debug)]
+pub struct Keeper {
+    session: Session,
+    snapshot: String,
+    since: Instant,
+}
+
+impl Keeper {
+    /// Imports `snapshot` and exports it again. The exporting connection must not be used meanwhile; after
+    /// this it is free.
+    ///
+    /// # Errors
+    /// `Snapshot` if the snapshot is gone already.
+    pub async fn adopt(source: &Conninfo, snapshot: &str) -> Result<Keeper> {
+        let session = Session::connect(source, &SessionSettings::role("keeper")).await?;
+        let failed = |error| {
+            Error::new(ErrorKind::Snapshot, "take over the slot's snapshot")
+                .because(Error::from_postgres("import it", error))
+        };
+        let import = format!(
+            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+            quote_literal(snapshot)
+        );
+        session.batch_execute(&import).await.map_err(failed)?;
+        let row = session.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await.map_err(failed)?;
+        Ok(Keeper { snapshot: row.get(0), session, since: Instant::now() })
+    }
+
+    /// The name under which workers import it.
+    #[must_use]
+    pub fn snapshot(&self) -> &str {
+        &self.snapshot
+    }
+
+    /// How long the source's row versions have been held back.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.since.elapsed()
+    }
+
+    /// Whether the session, and with it the snapshot, is lost.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.session.is_closed()
+    }
+}

@@ -1,0 +1,146 @@
+//! What has been copied, written on the target in the transactions that copy it.
+//!
+//! Hazard: a note that is not in the same transaction as the rows is wrong after a crash between the two
+//! (P85). The statements here are therefore text, to be run on the connection that loads.
+
+use std::collections::BTreeMap;
+
+use super::partition::BlockRange;
+use crate::error::{Error, Result};
+use crate::pg::{Lsn, QualifiedName, quote_literal};
+use crate::wire::Session;
+
+/// The ledger's tables.
+pub const DDL: &str = "
+CREATE TABLE IF NOT EXISTS pgstream.copied_table (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'copying', 'copied')),
+    watermark pg_lsn,
+    rows bigint NOT NULL DEFAULT 0,
+    bytes bigint NOT NULL DEFAULT 0,
+    copied_at timestamptz,
+    PRIMARY KEY (schema_name, table_name));
+CREATE TABLE IF NOT EXISTS pgstream.copied_part (
+    schema_name text NOT NULL,
+    table_name text NOT NULL,
+    first_block bigint NOT NULL,
+    end_block bigint,
+    rows bigint NOT NULL,
+    bytes bigint NOT NULL,
+    copied_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (schema_name, table_name, first_block))";
+
+/// How far a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TableState {
+    /// Not begun, or to be done anew: whatever the target's table holds is worth nothing.
+    Unfinished,
+    /// Complete as of the snapshot at `watermark`: transactions whose commit record starts there or later
+    /// are to be applied to it.
+    Copied {
+        /// The consistent point of the snapshot it was copied under.
+        watermark: Lsn,
+        /// Rows copied.
+        rows: u64,
+        /// Bytes of COPY data.
+        bytes: u64,
+    },
+}
+
+/// Reads the whole ledger.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn read(target: &Session) -> Result<BTreeMap<QualifiedName, TableState>> {
+    let rows = target
+        .query(
+            "SELECT schema_name, table_name, state = 'copied', watermark::text, rows, bytes
+               FROM pgstream.copied_table",
+            &[],
+        )
+        .await
+        .map_err(|error| Error::from_postgres("read what has been copied", error))?;
+    let count = |value: i64| u64::try_from(value).unwrap_or(0);
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let name = QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1));
+            let watermark = row.get::<_, Option<&str>>(3).and_then(|text| text.parse().ok());
+            let state = match (row.get(2), watermark) {
+                (true, Some(watermark)) => {
+                    TableState::Copied { watermark, rows: count(row.get(4)), bytes: count(row.get(5)) }
+                }
+                _ => TableState::Unfinished,
+            };
+            (name, state)
+        })
+        .collect())
+}
+
+fn key(name: &QualifiedName) -> (String, String) {
+    (quote_literal(name.schema.raw()), quote_literal(name.name.raw()))
+}
+
+/// Enters tables as pending; those already there stay as they are.
+#[must_use]
+pub fn enter<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<String> {
+    let rows: Vec<String> = tables
+        .map(|name| {
+            let (schema, table) = key(name);
+            format!("({schema}, {table})")
+        })
+        .collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "INSERT INTO pgstream.copied_table (schema_name, table_name) VALUES {} ON CONFLICT DO NOTHING",
+            rows.join(", ")
+        )
+    })
+}
+
+/// Empties a table that will be copied in parts, and forgets parts of an earlier snapshot. One transaction.
+#[must_use]
+pub fn begin_parts(name: &QualifiedName) -> String {
+    let (schema, table) = key(name);
+    format!(
+        "TRUNCATE ONLY {name};
+         DELETE FROM pgstream.copied_part WHERE schema_name = {schema} AND table_name = {table};
+         UPDATE pgstream.copied_table SET state = 'copying', watermark = NULL, rows = 0, bytes = 0
+          WHERE schema_name = {schema} AND table_name = {table}"
+    )
+}
+
+/// Notes a part; belongs into the transaction that loads it.
+#[must_use]
+pub fn part_done(name: &QualifiedName, range: BlockRange, rows: u64, bytes: u64) -> String {
+    let (schema, table) = key(name);
+    let end = range.end.map_or_else(|| "NULL".to_owned(), |end| end.to_string());
+    format!(
+        "INSERT INTO pgstream.copied_part (schema_name, table_name, first_block, end_block, rows, bytes)
+         VALUES ({schema}, {table}, {}, {end}, {rows}, {bytes})",
+        range.first
+    )
+}
+
+/// Asks whether a part is noted: one row of (rows, bytes), or none.
+#[must_use]
+pub fn find_part(name: &QualifiedName, range: BlockRange) -> String {
+    let (schema, table) = key(name);
+    format!(
+        "SELECT rows, bytes FROM pgstream.copied_part
+          WHERE schema_name = {schema} AND table_name = {table} AND first_block = {}",
+        range.first
+    )
+}
+
+/// Notes a table as complete; for a table copied whole, belongs into the transaction that loads it.
+#[must_use]
+pub fn table_done(name: &QualifiedName, watermark: Lsn, rows: u64, bytes: u64) -> String {
+    let (schema, table) = key(name);
+    format!(
+        "UPDATE pgstream.copied_table
+            SET state = 'copied', watermark = '{watermark}', rows = {rows}, bytes = {bytes}, copied_at = now()
+          WHERE schema_name = {schema} AND table_name = {table}"
+    )
+}

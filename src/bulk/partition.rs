@@ -1,0 +1,235 @@
+//! Cuts tables into parts of about equal bytes, largest first. Pure.
+//!
+//! Hazard: `relpages` and heap size say little about a table whose rows are in TOAST; parts are sized by
+//! all bytes of the table, and only *placed* by heap block. The last range stays open, so that blocks
+//! added after we measured are not lost.
+
+use crate::catalog::{Column, Table, TransferType};
+use crate::pg::{Identifier, QualifiedName, RelationId, ServerVersion};
+
+/// How rows travel (P60).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CopyFormat {
+    /// `FORMAT binary`: every column means the same bytes on both ends.
+    Binary,
+    /// `FORMAT text`.
+    Text,
+}
+
+/// A table to copy: names and sizes, no rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableCopy {
+    /// OID on the source.
+    pub relation: RelationId,
+    /// Name on both ends.
+    pub name: QualifiedName,
+    /// Columns to carry, by name (P67); generated ones are not among them (P39).
+    pub columns: Vec<Identifier>,
+    /// Format.
+    pub format: CopyFormat,
+    /// Heap blocks on the source.
+    pub blocks: u64,
+    /// Heap and TOAST bytes on the source.
+    pub bytes: u64,
+}
+
+/// Heap blocks `first..end`; without `end`, to wherever the table ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlockRange {
+    /// First block.
+    pub first: u64,
+    /// The block after the last one.
+    pub end: Option<u64>,
+}
+
+/// A piece of one table, copied by one worker in one transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Index of the table in the list that was partitioned.
+    pub table: usize,
+    /// The piece; `None` is the whole table.
+    pub range: Option<BlockRange>,
+    /// Its share of the table's bytes.
+    pub bytes: u64,
+}
+
+impl TableCopy {
+    /// Plans the copy of `source` into `target`: every writable column of the source, which the target has
+    /// been checked to hold under the same name.
+    #[must_use]
+    pub fn new(source: &Table, target: &Table) -> TableCopy {
+        let carried: Vec<&Column> =
+            source.writable_columns().filter(|column| target.column(column.name.raw()).is_some()).collect();
+        let same_bytes = |column: &&Column| {
+            let twin = target.column(column.name.raw());
+            column.transfer == TransferType::BinarySafe
+                && twin.is_some_and(|twin| {
+                    twin.transfer == TransferType::BinarySafe && twin.type_name == column.type_name
+                })
+        };
+        let format = if carried.iter().all(same_bytes) { CopyFormat::Binary } else { CopyFormat::Text };
+        TableCopy {
+            relation: source.oid,
+            name: source.name.clone(),
+            columns: carried.into_iter().map(|column| column.name.clone()).collect(),
+            format,
+            blocks: source.blocks,
+            bytes: source.bytes,
+        }
+    }
+
+    fn column_list(&self) -> String {
+        self.columns.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// `COPY … TO STDOUT` of the whole table or a range of it, this table's own rows only (P38).
+    #[must_use]
+    pub fn copy_out(&self, range: Option<BlockRange>) -> String {
+        let format = match self.format {
+            CopyFormat::Binary => "binary",
+            CopyFormat::Text => "text",
+        };
+        let condition = match range {
+            None => String::new(),
+            Some(BlockRange { first, end: None }) => format!(" WHERE ctid >= '({first},0)'"),
+            Some(BlockRange { first, end: Some(end) }) => {
+                format!(" WHERE ctid >= '({first},0)' AND ctid < '({end},0)'")
+            }
+        };
+        format!(
+            "COPY (SELECT {} FROM ONLY {}{condition}) TO STDOUT (FORMAT {format})",
+            self.column_list(),
+            self.name
+        )
+    }
+
+    /// `COPY … FROM STDIN`; `freeze` only if this transaction truncated the table (P86).
+    #[must_use]
+    pub fn copy_in(&self, freeze: Freeze) -> String {
+        let format = match self.format {
+            CopyFormat::Binary => "binary",
+            CopyFormat::Text => "text",
+        };
+        // Without columns there is no list to write: COPY then expects rows of no field, which is what comes.
+        let columns =
+            if self.columns.is_empty() { String::new() } else { format!(" ({})", self.column_list()) };
+        let freeze = match freeze {
+            Freeze::Yes => ", FREEZE",
+            Freeze::No => "",
+        };
+        format!("COPY {}{columns} FROM STDIN (FORMAT {format}{freeze})", self.name)
+    }
+}
+
+/// Whether rows are written frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Freeze {
+    /// The table was truncated in this transaction.
+    Yes,
+    /// It was not.
+    No,
+}
+
+/// Cuts every table of more than `split_bytes` into that many bytes each, and orders all parts largest first.
+///
+/// Ranges need TID range scans on the source (14+); an older source gets whole tables.
+#[must_use]
+pub fn partition(tables: &[TableCopy], split_bytes: u64, source: ServerVersion) -> Vec<Part> {
+    let mut parts = Vec::with_capacity(tables.len());
+    for (table, copy) in tables.iter().enumerate() {
+        let wanted = copy.bytes.div_ceil(split_bytes.max(1)).max(1);
+        let count = if source.major() >= 14 { wanted.min(copy.blocks).max(1) } else { 1 };
+        if count == 1 {
+            parts.push(Part { table, range: None, bytes: copy.bytes });
+            continue;
+        }
+        let edge = |index: u64| {
+            u64::try_from(u128::from(copy.blocks) * u128::from(index) / u128::from(count))
+                .unwrap_or(copy.blocks)
+        };
+        parts.extend((0..count).map(|index| Part {
+            table,
+            range: Some(BlockRange { first: edge(index), end: (index + 1 < count).then(|| edge(index + 1)) }),
+            bytes: copy.bytes / count,
+        }));
+    }
+    // Stable: parts of one table stay in block order, so that the source reads ahead.
+    parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn table(blocks: u64, bytes: u64) -> TableCopy {
+        TableCopy {
+            relation: RelationId::new(1),
+            name: QualifiedName::new("s", "t"),
+            columns: vec![Identifier::new("a"), Identifier::new("B")],
+            format: CopyFormat::Binary,
+            blocks,
+            bytes,
+        }
+    }
+
+    const V15: ServerVersion = ServerVersion::new(150_018);
+
+    #[test]
+    fn a_table_of_little_heap_and_much_toast_is_split_all_the_same() {
+        let parts = partition(&[table(100, 1000)], 100, V15);
+        assert_eq!(parts.len(), 10);
+        assert_eq!(parts.last().unwrap().range.unwrap().end, None);
+    }
+
+    #[test]
+    fn an_old_source_gets_whole_tables() {
+        assert_eq!(partition(&[table(100, 1000)], 100, ServerVersion::new(130_000)).len(), 1);
+    }
+
+    #[test]
+    fn largest_first() {
+        let bytes: Vec<u64> = partition(&[table(1, 5), table(9, 90), table(1, 7)], 1000, V15)
+            .iter()
+            .map(|part| part.bytes)
+            .collect();
+        assert_eq!(bytes, [90, 7, 5]);
+    }
+
+    #[test]
+    fn sql_names_columns_and_quotes_them() {
+        let range = BlockRange { first: 3, end: Some(9) };
+        assert_eq!(
+            table(1, 1).copy_out(Some(range)),
+            r#"COPY (SELECT "a", "B" FROM ONLY "s"."t" WHERE ctid >= '(3,0)' AND ctid < '(9,0)') TO STDOUT (FORMAT binary)"#
+        );
+        assert_eq!(
+            table(1, 1).copy_in(Freeze::Yes),
+            r#"COPY "s"."t" ("a", "B") FROM STDIN (FORMAT binary, FREEZE)"#
+        );
+        let empty = TableCopy { columns: Vec::new(), format: CopyFormat::Text, ..table(1, 1) };
+        assert_eq!(empty.copy_in(Freeze::No), r#"COPY "s"."t" FROM STDIN (FORMAT text)"#);
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_cover_every_block_once(blocks in 1u64..100_000, bytes in 1u64..1_000_000_000, split in 1u64..1_000_000) {
+            let mut ranges: Vec<_> = partition(&[table(blocks, bytes)], split, V15)
+                .into_iter()
+                .map(|part| part.range.unwrap_or(BlockRange { first: 0, end: None }))
+                .collect();
+            ranges.sort();
+            let mut next = 0;
+            for (index, range) in ranges.iter().enumerate() {
+                prop_assert_eq!(range.first, next);
+                match range.end {
+                    Some(end) => { prop_assert!(end > range.first); next = end; }
+                    None => prop_assert_eq!(index + 1, ranges.len()),
+                }
+            }
+            prop_assert!(ranges.last().unwrap().end.is_none());
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A copy worker: takes parts from the queue, one connection to either end, until the queue is empty.
+//!
+//! Hazard: after an error a connection may be in any state; the worker throws both away and begins the part
+//! anew, a bounded number of times.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::copy::{CopiedTable, CopyEvent, CopyPlan, Wave};
+use super::ledger;
+use super::partition::{Freeze, Part};
+use crate::error::{Error, ErrorKind, Recovery, Result};
+use crate::pg::{SqlState, quote_literal};
+use crate::wire::{Connection, ConnectionSettings, splice};
+
+/// How often a part is tried before its connection error counts.
+const ATTEMPTS: u32 = 6;
+
+pub(super) struct Worker {
+    wave: Arc<Wave>,
+    ends: Option<Ends>,
+}
+
+struct Ends {
+    source: Connection,
+    target: Connection,
+}
+
+enum Copied {
+    Rows { rows: u64, bytes: u64 },
+    Rewritten,
+}
+
+impl Worker {
+    pub(super) fn new(wave: Arc<Wave>) -> Worker {
+        Worker { wave, ends: None }
+    }
+
+    /// Empties the tables that are copied in parts, before any part of them may load.
+    pub(super) async fn empty_split_tables(wave: &Wave) -> Result<()> {
+        let mut target: Option<Connection> = None;
+        for (table, progress) in wave.plan.tables.iter().zip(&wave.progress) {
+            if progress.parts_left.load(Ordering::Relaxed) > 1 {
+                let connection = match target.take() {
+                    Some(connection) => connection,
+                    None => Connection::connect(&wave.plan.target, &settings(&wave.plan)).await?,
+                };
+                let connection = target.insert(connection);
+                connection.execute(&format!("BEGIN; {}; COMMIT", ledger::begin_parts(&table.name))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn run(mut self) -> Result<()> {
+        while let Ok(part) = self.wave.queue.try_recv() {
+            let progress = &self.wave.progress[part.table];
+            if progress.started.set(Instant::now()).is_ok() {
+                let table = self.table(part);
+                self.tell(CopyEvent::Started { name: table.name.clone(), bytes: table.bytes }).await;
+            }
+            if progress.rewritten.load(Ordering::Acquire) {
+                continue;
+            }
+            match self.copy_patiently(part).await? {
+                Copied::Rows { rows, bytes } => self.count(part, rows, bytes).await?,
+                Copied::Rewritten => {
+                    tracing::warn!(relation = %self.table(part).name.plain(), "table was rewritten during the copy");
+                    self.wave.progress[part.table].rewritten.store(true, Ordering::Release);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn table(&self, part: Part) -> &super::partition::TableCopy {
+        &self.wave.plan.tables[part.table]
+    }
+
+    /// Tries a part again while the error is one that a new connection may cure.
+    async fn copy_patiently(&mut self, part: Part) -> Result<Copied> {
+        let mut attempt = 1;
+        loop {
+            // The last attempt may have committed although its answer never came.
+            let tried = if attempt == 1 { Ok(None) } else { self.copied_before(part).await };
+            let tried = match tried {
+                Ok(Some(copied)) => Ok(copied),
+                Ok(None) => self.copy(part).await,
+                Err(error) => Err(error),
+            };
+            let error = match tried {
+                Ok(copied) => return Ok(copied),
+                Err(error) => error,
+            };
+            self.ends = None;
+            if error.recovery() != Recovery::Retry || attempt == ATTEMPTS {
+                return Err(self.explain(part, error));
+            }
+            tracing::warn!(
+                relation = %self.table(part).name.plain(),
+                error = %crate::error::describe(&error),
+                attempt,
+                "copy of a part broke off; trying again"
+            );
+            // Nothing to wait for but time: the server is away.
+            tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    fn explain(&self, part: Part, error: Error) -> Error {
+        let doing = format!("copy table {}", self.table(part).name.plain());
+        if matches!(error.kind(), ErrorKind::Snapshot | ErrorKind::Connect) {
+            let kind = error.kind();
+            return Error::new(kind, doing).because(error);
+        }
+        let hint = match error.sqlstate() {
+            Some(SqlState::DISK_FULL) => {
+                "The target's disk is full: give it room, then run the same command again."
+            }
+            Some(SqlState::LOCK_NOT_AVAILABLE) => {
+                "Another session holds ACCESS EXCLUSIVE on the table on the source; run again when it is done."
+            }
+            Some(SqlState::UNDEFINED_TABLE) => {
+                "The table was dropped on the source after the migration began: drop it on the target as well and run again."
+            }
+            Some(SqlState::INSUFFICIENT_PRIVILEGE) => {
+                "Give the source role SELECT on the table (and BYPASSRLS where row security applies)."
+            }
+            _ => "Mend what the server's message names, then run the same command again.",
+        };
+        Error::new(ErrorKind::Copy, doing).hint(hint).because(error)
+    }
+
+    /// What the ledger says of a part; a whole table is simply emptied and loaded again.
+    async fn copied_before(&mut self, part: Part) -> Result<Option<Copied>> {
+        let Some(range) = part.range else { return Ok(None) };
+        let note = ledger::find_part(&self.table(part).name, range);
+        let rows = self.connect().await?.target.query(&note).await?;
+        let number = |index| rows.first().and_then(|row| row.get(index)?.parse().ok());
+        Ok(number(0).zip(number(1)).map(|(rows, bytes)| Copied::Rows { rows, bytes }))
+    }
+
+    async fn connect(&mut self) -> Result<&mut Ends> {
+        if self.ends.is_none() {
+            let plan = &self.wave.plan;
+            let settings = settings(plan);
+            let source = Connection::connect(&plan.source, &settings).await?;
+            let target = Connection::connect(&plan.target, &settings).await?;
+            self.ends = Some(Ends { source, target });
+        }
+        Ok(self.ends.as_mut().expect("connected above"))
+    }
+
+    async fn copy(&mut self, part: Part) -> Result<Copied> {
+        let wave = Arc::clone(&self.wave);
+        let plan = &wave.plan;
+        let table = &plan.tables[part.table];
+        let Ends { source, target } = self.connect().await?;
+
+        if is_rewritten(source, plan, part).await? {
+            source.execute("ROLLBACK").await?;
+            return Ok(Copied::Rewritten);
+        }
+        let (prelude, freeze) = match part.range {
+            None => (format!("BEGIN; TRUNCATE ONLY {}", table.name), Freeze::Yes),
+            Some(_) => ("BEGIN".to_owned(), Freeze::No),
+        };
+        target.execute(&prelude).await?;
+        let spliced =
+            splice(source, &table.copy_out(part.range), target, &table.copy_in(freeze), &plan.meter).await?;
+        let note = match part.range {
+            None => ledger::table_done(&table.name, plan.watermark, spliced.rows, spliced.bytes),
+            Some(range) => ledger::part_done(&table.name, range, spliced.rows, spliced.bytes),
+        };
+        let noted = target.execute(&note).await?;
+        if noted != 1 {
+            return Err(Error::new(ErrorKind::State, "note a copied part")
+                .hint("The schema pgstream on the target was changed by someone else."));
+        }
+        source.execute("COMMIT").await?;
+        target.execute("COMMIT").await?;
+        Ok(Copied::Rows { rows: spliced.rows, bytes: spliced.bytes })
+    }
+
+    /// Adds a part to its table, and completes the table with its last part.
+    async fn count(&mut self, part: Part, rows: u64, bytes: u64) -> Result<()> {
+        let wave = Arc::clone(&self.wave);
+        let progress = &wave.progress[part.table];
+        let table = &wave.plan.tables[part.table];
+        let rows = progress.rows.fetch_add(rows, Ordering::AcqRel) + rows;
+        let bytes = progress.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        if progress.parts_left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return Ok(());
+        }
+        if part.range.is_some() {
+            let Ends { target, .. } = self.ends.as_mut().expect("a part was just copied over these");
+            target.execute(&ledger::table_done(&table.name, wave.plan.watermark, rows, bytes)).await?;
+        }
+        let elapsed = progress.started.get().map_or(Duration::ZERO, Instant::elapsed);
+        self.tell(CopyEvent::Done(CopiedTable { name: table.name.clone(), rows, bytes, elapsed })).await;
+        Ok(())
+    }
+
+    async fn tell(&self, event: CopyEvent) {
+        // A conductor that no longer listens is going down, and this task with it.
+        let _ = self.wave.events.send(event).await;
+    }
+}
+
+fn settings(plan: &CopyPlan) -> ConnectionSettings {
+    ConnectionSettings::sql("copy")
+        .set("client_encoding", plan.encoding.clone())
+        .set("lock_timeout", plan.lock_timeout.as_millis().to_string())
+}
+
+/// Opens the part's transaction under the snapshot, locks the table against rewrites, and says whether
+/// one happened before the lock (P15). One round trip.
+async fn is_rewritten(source: &mut Connection, plan: &CopyPlan, part: Part) -> Result<bool> {
+    let table = &plan.tables[part.table];
+    // SQL sees the snapshot's relfilenode, the function the current one.
+    let opening = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+         SET TRANSACTION SNAPSHOT {};
+         LOCK TABLE ONLY {} IN ACCESS SHARE MODE;
+         SELECT 1 FROM pg_catalog.pg_class
+          WHERE oid = {} AND relfilenode <> pg_catalog.pg_relation_filenode(oid)",
+        quote_literal(&plan.snapshot),
+        table.name,
+        table.relation
+    );
+    let rows = source.query(&opening).await.map_err(|error| match error.sqlstate() {
+        Some(SqlState::INVALID_PARAMETER_VALUE | SqlState::NOT_IN_PREREQUISITE_STATE) => {
+            Error::new(ErrorKind::Snapshot, "join the copy's snapshot").because(error)
+        }
+        _ => error,
+    })?;
+    Ok(!rows.is_empty())
+}
