@@ -1,1 +1,57 @@
-//! (to be written)
+//! Applies the change stream to the target: exactly once, in groups, set-based.
+//!
+//! Hazards, in the order in which they would lose data:
+//! - A change applied twice or never. The progress row moves in the transaction that holds the changes, and
+//!   whole transactions are skipped by it (`checkpoint`, `planner`).
+//! - A position confirmed too early: the source would discard what the target does not have (`watermark`).
+//! - Batches that end in another state than the source's order would. A batch is tried behind a savepoint;
+//!   each statement must touch as many rows as were sent, and any refusal is answered by replaying the same
+//!   changes one by one (`plan`, `writer`).
+//! - Rolled-back work of transactions that were sent before they ended (`assemble`).
+//! - Values that are read as something else: casts, arrays, collations (`statement`, `encode`, `operator`).
+//!
+//! ```text
+//!   StreamItem ─▶ assemble ─▶ relations, change ─▶ group ─▶ plan ─▶ write ═▶ writer ─▶ lane ─▶ target
+//!                  (spool)     (table, key)                (compact) (statement, encode)
+//!   ╰───────────────────── thread "pgstream-plan" ──────────────────╯      ╰──── a task ────╯
+//! ```
+//! Everything left of `═▶` is synchronous and knows no socket; the lane is the only thing that does.
+
+mod assemble;
+mod change;
+mod checkpoint;
+mod compact;
+mod drift;
+mod encode;
+mod event;
+mod fault;
+mod group;
+mod input;
+mod key;
+mod lane;
+mod operator;
+mod options;
+mod pipeline;
+mod plan;
+mod planner;
+mod positions;
+mod relations;
+#[cfg(test)]
+mod sample;
+mod spool;
+mod statement;
+mod stats;
+mod table;
+mod watermark;
+mod write;
+mod writer;
+
+pub use checkpoint::{LaneId, PROGRESS_DDL, Progress, begin_progress, read_progress};
+pub use group::GroupBounds;
+pub use input::ApplyInput;
+pub use options::{ApplyOptions, ReplicaRole};
+pub use pipeline::Applier;
+pub use positions::Positions;
+pub use relations::TableWatermarks;
+pub use stats::{ApplyStats, FallbackReason};
+pub use watermark::Watermark;

@@ -1,0 +1,182 @@
+//! What a fault means: another try, a replay row by row, or the end.
+//!
+//! Hazard: a deadlock looks like a failure and is none, a lost connection may hide a commit, and a unique
+//! violation may come from our batching or from the target. Only the last try, row by row, tells whose fault
+//! it is; its error names relation, row, LSN and xid. Key values stand in the hint, which is shown to the
+//! operator, and nowhere else.
+
+use super::change::{Step, Truncation};
+use super::event::SourceTransaction;
+use super::lane::{Fault, FaultCause};
+use super::plan::{Action, Batch, Planned};
+use super::stats::FallbackReason;
+use super::table::{BoundTable, RowIdentity};
+use crate::error::{Error, ErrorKind};
+use crate::pg::SqlState;
+use crate::pgoutput::{Tuple, Value};
+
+/// What to do about a fault in a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Another session stood in the way: the same again may succeed (P99).
+    Retry,
+    /// The batch may be to blame: replay it row by row.
+    Replay(FallbackReason),
+    /// Neither helps.
+    Stop,
+}
+
+impl Fault {
+    /// Judges a fault of the set-based plan.
+    pub(super) fn verdict(&self) -> Verdict {
+        match &self.cause {
+            FaultCause::Unprepared(_) => Verdict::Stop,
+            FaultCause::Touched { .. } => Verdict::Replay(FallbackReason::Mismatch),
+            FaultCause::Server(error) => verdict(sqlstate(error)),
+        }
+    }
+
+    /// Whether the whole group may simply be tried again.
+    pub(super) fn is_contention(&self) -> bool {
+        self.verdict() == Verdict::Retry
+    }
+
+    /// The fault as an error of `doing`, of the kind that the server's answer has.
+    pub(super) fn into_error(self, doing: &str) -> Error {
+        match self.cause {
+            FaultCause::Unprepared(error) | FaultCause::Server(error) => Error::from_postgres(doing, error),
+            FaultCause::Touched { expected, touched } => {
+                Error::new(ErrorKind::Apply, doing).because(Touched { expected, touched })
+            }
+        }
+    }
+}
+
+fn verdict(state: Option<SqlState>) -> Verdict {
+    let Some(state) = state else { return Verdict::Stop };
+    match state {
+        SqlState::UNIQUE_VIOLATION => Verdict::Replay(FallbackReason::Unique),
+        SqlState::EXCLUSION_VIOLATION => Verdict::Replay(FallbackReason::Exclusion),
+        SqlState::DEADLOCK_DETECTED | SqlState::SERIALIZATION_FAILURE | SqlState::LOCK_NOT_AVAILABLE => {
+            Verdict::Retry
+        }
+        // The connection, the server's resources, the operator's hand, the server's disk.
+        _ if matches!(state.class(), "08" | "53" | "57" | "58") => Verdict::Stop,
+        _ => Verdict::Replay(FallbackReason::Refused),
+    }
+}
+
+pub(super) fn sqlstate(error: &tokio_postgres::Error) -> Option<SqlState> {
+    error.code().and_then(|code| SqlState::from_code(code.code()))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{touched} rows were touched instead of {expected}")]
+struct Touched {
+    expected: u64,
+    touched: u64,
+}
+
+/// The error of a change that cannot be applied: the last word on `step`.
+pub(super) fn refused(
+    fault: Fault,
+    step: &Step,
+    planned: &Planned,
+    transactions: &[SourceTransaction],
+) -> Error {
+    let doing = format!("{}{}", what(planned), whence(step, transactions));
+    let row = match planned {
+        Planned::Rows(batch) => row(batch),
+        Planned::Truncate(_) => String::new(),
+    };
+    let missing = matches!(fault.cause, FaultCause::Touched { touched: 0, .. });
+    let hint = if missing {
+        format!(
+            "The row{row} is not on the target: something else writes there, or it was not copied. \
+             Find who, put the row back as it is on the source, and run the command again."
+        )
+    } else {
+        format!(
+            "The target refuses what the source has{row}. Nothing of this transaction or after it was applied; \
+             mend the target and run the command again."
+        )
+    };
+    let is_lost = match &fault.cause {
+        FaultCause::Server(error) | FaultCause::Unprepared(error) => {
+            verdict(sqlstate(error)) == Verdict::Stop
+        }
+        FaultCause::Touched { .. } => false,
+    };
+    match fault.into_error(&doing) {
+        error if is_lost => error,
+        error => error.into_kind(ErrorKind::Apply).hint(hint),
+    }
+}
+
+fn what(planned: &Planned) -> String {
+    match planned {
+        Planned::Rows(batch) => format!("{} {}", batch.action.verb(), batch.table.name.plain()),
+        Planned::Truncate(Truncation { tables, .. }) => {
+            let names: Vec<String> = tables.iter().map(|table| table.name.plain()).collect();
+            format!("truncate {}", names.join(", "))
+        }
+    }
+}
+
+/// " (transaction 731, committed at 0/15D6A18)".
+pub(super) fn whence(step: &Step, transactions: &[SourceTransaction]) -> String {
+    let of = transactions.get(step.transaction() as usize);
+    of.map_or(String::new(), |of| format!(" (transaction {}, committed at {})", of.xid, of.final_lsn))
+}
+
+/// " with key (id) = (5)".
+fn row(batch: &Batch) -> String {
+    let table = &batch.table;
+    let tuple = batch.rows.first().and_then(|row| row.old.as_ref().or(row.new.as_ref()));
+    match (&table.identity, &batch.action, tuple) {
+        (
+            RowIdentity::Key(key),
+            Action::Insert | Action::Update(_) | Action::Rekey(_) | Action::Delete,
+            Some(tuple),
+        ) => {
+            format!(" with key {}", key_text(table, key, tuple))
+        }
+        _ => String::new(),
+    }
+}
+
+fn key_text(table: &BoundTable, key: &[usize], tuple: &Tuple) -> String {
+    let values: Vec<Value<'_>> = tuple.values().collect();
+    let value = |at: &usize| match values.get(*at) {
+        Some(Value::Text(text)) => String::from_utf8_lossy(text).chars().take(100).collect(),
+        Some(Value::Binary(bytes)) => {
+            bytes.iter().take(50).fold("\\x".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
+        }
+        Some(Value::Null | Value::Unchanged) | None => "NULL".to_owned(),
+    };
+    let names = super::statement::names(table, key);
+    let values: Vec<String> = key.iter().map(value).collect();
+    format!("({names}) = ({})", values.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::sample::{keyed, texts};
+
+    #[test]
+    fn each_refusal_has_its_answer() {
+        let of = |code: &str| verdict(SqlState::from_code(code));
+        assert_eq!(of("23505"), Verdict::Replay(FallbackReason::Unique));
+        assert_eq!(of("22P02"), Verdict::Replay(FallbackReason::Refused));
+        assert_eq!(of("40P01"), Verdict::Retry);
+        assert_eq!(of("53100"), Verdict::Stop);
+        assert_eq!(verdict(None), Verdict::Stop);
+    }
+
+    #[test]
+    fn the_key_is_named_with_its_values() {
+        let text = key_text(&keyed(), &[0, 1], &texts(&[Some("5"), Some("∅"), Some("x")]));
+        assert_eq!(text, r#"("id", "a") = (5, NULL)"#);
+    }
+}

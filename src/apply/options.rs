@@ -1,0 +1,64 @@
+//! What an applier must be told.
+
+use std::path::PathBuf;
+
+use super::group::GroupBounds;
+use super::relations::TableWatermarks;
+use crate::catalog::Table;
+use crate::pg::{Conninfo, Lsn, SlotName};
+
+/// Whether the target lets its triggers and foreign keys be switched off for our sessions (P48).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReplicaRole {
+    /// It does: `session_replication_role = replica`.
+    Replica,
+    /// It does not: the tables have no triggers and foreign keys yet, or they fire.
+    Origin,
+}
+
+/// What an applier must be told.
+#[derive(Debug, Clone)]
+pub struct ApplyOptions {
+    /// The database to write to.
+    pub target: Conninfo,
+    /// The slot that the stream comes from; names the progress row.
+    pub slot: SlotName,
+    /// `proto_version` of the stream.
+    pub protocol_version: u8,
+    /// The target's tables.
+    pub tables: Vec<Table>,
+    /// The tables that are migrated, and where each one's copy ends.
+    pub watermarks: TableWatermarks,
+    /// What the progress row says.
+    pub start: Lsn,
+    /// What the target allows.
+    pub replica_role: ReplicaRole,
+    /// When a group of transactions is committed at the latest.
+    pub bounds: GroupBounds,
+    /// Bytes of items that may wait to be decoded.
+    pub input_bytes: usize,
+    /// Bytes of memory for transactions that are still streamed; beyond it they go to files.
+    pub spool_memory_bytes: usize,
+    /// Where those files are made.
+    pub spool_directory: PathBuf,
+}
+
+impl ApplyOptions {
+    /// The usual bounds, and no tables yet.
+    #[must_use]
+    pub fn new(target: Conninfo, slot: SlotName, protocol_version: u8, start: Lsn) -> ApplyOptions {
+        ApplyOptions {
+            target,
+            slot,
+            protocol_version,
+            tables: Vec::new(),
+            watermarks: TableWatermarks::default(),
+            start,
+            replica_role: ReplicaRole::Origin,
+            bounds: GroupBounds::default(),
+            input_bytes: 8 << 20,
+            spool_memory_bytes: 16 << 20,
+            spool_directory: std::env::temp_dir(),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The applier: a thread that plans, a task that writes, and the channels between them.
+//!
+//! Hazard: a change may sit in any of these places when something fails. Nothing is lost by that: the source
+//! keeps what was not confirmed, and the progress row tells what was applied. So the first error stops
+//! everything at once, and the caller begins again from the progress row, with a new stream.
+//!
+//! ```text
+//!   ApplyInput ══▶ "pgstream-plan" ══▶ writer ══▶ target
+//!    (bytes)       decode, assemble,   (1 order)     │
+//!                  group, plan                       ▼
+//!                                                Positions ──▶ feedback to the source
+//! ```
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::assemble::{Assembler, SpoolLimits};
+use super::checkpoint::Checkpoint;
+use super::group::Group;
+use super::input::ApplyInput;
+use super::lane::Lane;
+use super::operator::TargetFacts;
+use super::options::ApplyOptions;
+use super::planner::{Desk, Outlet, Planner};
+use super::positions::{Positions, Reporter};
+use super::relations::Relations;
+use super::stats::ApplyStats;
+use super::writer::Writer;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Orders that wait for the writer: one, so that it never waits for planning.
+const ORDERS_MAX: usize = 1;
+
+/// Applies one stream to one target. Dropping it stops everything; what was not committed is rolled back.
+#[derive(Debug)]
+pub struct Applier {
+    input: ApplyInput,
+    reporter: Arc<Reporter>,
+    stats: Arc<ApplyStats>,
+    stop: watch::Sender<bool>,
+    outcome: Arc<Outcome>,
+    planner: Option<thread::JoinHandle<()>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// The first error, and the news of it.
+#[derive(Debug, Default)]
+struct Outcome {
+    error: Mutex<Option<Error>>,
+    failed: watch::Sender<bool>,
+}
+
+impl Outcome {
+    fn fail(&self, error: Error) {
+        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        // What follows from the first error is no news.
+        if first.is_none() && !*self.failed.borrow() {
+            *first = Some(error);
+            self.failed.send_replace(true);
+        }
+    }
+
+    fn take(&self) -> Option<Error> {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Applier {
+    /// Connects to the target and starts.
+    ///
+    /// # Errors
+    /// As [`Error::from_postgres`] classes them; `State` if the progress row does not stand at `options.start`;
+    /// `Local` if no thread can be had.
+    pub async fn start(options: ApplyOptions) -> Result<Applier> {
+        let lane = Lane::connect(&options.target, options.replica_role).await?;
+        let checkpoint = Checkpoint::adopt(lane.session(), &options.slot, options.start).await?;
+        let facts = TargetFacts::load(lane.session(), &options.tables).await?;
+
+        let reporter = Arc::new(Reporter::starting_at(options.start));
+        let stats = Arc::new(ApplyStats::default());
+        let outcome = Arc::new(Outcome::default());
+        let stop = watch::Sender::new(false);
+        let (input, deliveries) = ApplyInput::new(options.input_bytes);
+        let (orders, to_write) = mpsc::channel(ORDERS_MAX);
+        let done = watch::Sender::new(0);
+
+        let relations = Relations::new(options.tables, facts, options.watermarks);
+        let out = Outlet {
+            orders,
+            runtime: Handle::current(),
+            done: done.subscribe(),
+            stop: stop.subscribe(),
+            sent: 0,
+        };
+        let limits =
+            SpoolLimits { memory_bytes: options.spool_memory_bytes, directory: options.spool_directory };
+        let planner = Planner {
+            input: deliveries,
+            assembler: Assembler::new(options.protocol_version, limits),
+            desk: Desk::new(relations, Group::new(options.bounds), options.start, Arc::clone(&reporter), out),
+        };
+        let writer = Writer::new(lane, checkpoint, Arc::clone(&reporter), Arc::clone(&stats), done);
+
+        let writing = Arc::clone(&outcome);
+        let writer = tokio::spawn(async move {
+            if let Err(error) = writer.run(to_write).await {
+                writing.fail(error);
+            }
+        });
+        let planning = Arc::clone(&outcome);
+        let planner = thread::Builder::new().name("pgstream-plan".to_owned()).spawn(move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| planner.run()));
+            match outcome {
+                Ok(Ok(())) => {}
+                // The writer went first; its error is the one to show.
+                Ok(Err(error)) if error.kind() == ErrorKind::Aborted => {}
+                Ok(Err(error)) => planning.fail(error),
+                Err(_) => planning.fail(Error::new(ErrorKind::Bug, "plan changes")),
+            }
+        });
+        let planner =
+            planner.map_err(|error| Error::new(ErrorKind::Local, "start the planning thread").because(error));
+        let (planner, failed) = match planner {
+            Ok(planner) => (Some(planner), None),
+            Err(error) => (None, Some(error)),
+        };
+        let applier = Applier { input, reporter, stats, stop, outcome, planner, writer: Some(writer) };
+        failed.map_or(Ok(applier), Err)
+    }
+
+    /// Where to send what arrives on the replication connection.
+    #[must_use]
+    pub fn input(&self) -> ApplyInput {
+        self.input.clone()
+    }
+
+    /// How far the target has come; `watermark.confirmed()` is what the source may be told.
+    #[must_use]
+    pub fn positions(&self) -> watch::Receiver<Positions> {
+        self.reporter.subscribe()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> Arc<ApplyStats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Waits until the applier has failed, and gives the first error; never ends while it works.
+    ///
+    /// # Cancel safety
+    /// Safe: the error is taken when it is returned.
+    pub async fn failed(&self) -> Error {
+        let mut failed = self.outcome.failed.subscribe();
+        // The sender lives as long as we do.
+        let _ = failed.wait_for(|failed| *failed).await;
+        self.outcome.take().unwrap_or_else(|| Error::new(ErrorKind::Aborted, "apply changes"))
+    }
+
+    /// Applies every transaction that has been received whole, drops the one that goes on, and stops.
+    ///
+    /// # Errors
+    /// The first error, now or before.
+    pub async fn finish(mut self) -> Result<Positions> {
+        let failed = self.outcome.failed.subscribe();
+        tokio::select! {
+            () = self.input.drain() => {}
+            () = is_true(failed) => {}
+        }
+        // The writer ends when the planner has let go of its channel, or before that by an error.
+        if let Some(writer) = self.writer.as_mut() {
+            let ended = writer.await;
+            self.writer = None;
+            if let Err(panic) = ended {
+                self.outcome.fail(Error::new(ErrorKind::Bug, "write changes").because(panic));
+            }
+        }
+        self.join();
+        match self.outcome.take() {
+            Some(error) => Err(error),
+            None if *self.outcome.failed.borrow() => Err(Error::new(ErrorKind::Aborted, "apply changes")),
+            None => Ok(self.reporter.now()),
+        }
+    }
+
+    /// Stops at once; what was not committed is rolled back.
+    pub fn abort(self) {
+        drop(self);
+    }
+
+    fn join(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(writer) = self.writer.take() {
+            writer.abort();
+        }
+        // It waits for nothing that does not end with the stop.
+        if let Some(planner) = self.planner.take() {
+            let _ = planner.join();
+        }
+    }
+}
+
+async fn is_true(mut flag: watch::Receiver<bool>) {
+    let _ = flag.wait_for(|flag| *flag).await;
+}
+
+impl Drop for Applier {
+    fn drop(&mut self) {
+        self.join();
+    }
+}

@@ -1,0 +1,344 @@
+//! A source's table bound to its twin on the target, column by column, by name.
+//!
+//! Hazard: `pg_dump` reorders columns, the two ends may hold more or fewer of them, and the key that finds a
+//! row on the source may not be unique on the target. All of it is decided here, once per shape of the
+//! table, so that nothing later has to ask.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::drift::{Drift, same_type, type_text};
+use super::key::is_canonical;
+use super::operator::TargetFacts;
+use crate::catalog::{Column, Generated, IdentityColumn, Index, IndexKind, Table, TableKind, TypeKind};
+use crate::pg::{Identifier, Lsn, Oid, QualifiedName};
+use crate::pgoutput::{Relation, RelationColumn, ReplicaIdentity};
+
+/// How a column's values travel to the target, many rows in one parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Carrier {
+    /// As an array of the column's type: the type's own input or receive function reads each value.
+    Array { element: Oid, delimiter: char },
+    /// As `text[]`, each value cast: `unnest` would flatten arrays, and some types have no array type.
+    Cast,
+}
+
+/// How two values of a column are compared on the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Comparison {
+    /// By this operator; an index may serve it.
+    Operator(String),
+    /// By their text: there is no operator, or it holds different values equal (P09).
+    Text,
+}
+
+/// A column of the source's tuples.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BoundColumn {
+    pub(super) name: Identifier,
+    /// The target's type, quoted, never with a modifier: the assignment to the column checks that.
+    pub(super) type_name: QualifiedName,
+    pub(super) carrier: Carrier,
+    /// By the key's operator; several spellings may be equal.
+    pub(super) key_comparison: Comparison,
+    /// Whether equal values always have equal bytes.
+    pub(super) is_canonical: bool,
+    /// Generated on the target: never written, never compared (P39).
+    pub(super) is_generated: bool,
+    /// `GENERATED ALWAYS AS IDENTITY` on the target: UPDATE may not name it (P40).
+    pub(super) is_identity_always: bool,
+}
+
+/// How an old row is found on the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum RowIdentity {
+    /// By these columns of the tuple, in ascending order.
+    Key(Vec<usize>),
+    /// By all columns, and then exactly one of what may be several equal rows (P09).
+    WholeRow,
+    /// Not at all: the source sends only inserts.
+    None,
+}
+
+/// How much of the order of changes may be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Changes of a row are merged; one statement per kind.
+    Net,
+    /// Runs of one kind become one statement; their order stays.
+    Runs,
+    /// One row per statement: triggers or rules of the target see each change (P47, P54).
+    Single,
+}
+
+/// Whether long runs of inserts may be copied in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copying {
+    /// They may.
+    Allowed,
+    /// The target would refuse it or do something else: row security (P53), rules (P54), foreign tables.
+    Avoided,
+}
+
+/// A table's shape on both ends.
+#[derive(Debug)]
+pub(super) struct BoundTable {
+    /// Distinguishes shapes of one table that follow each other.
+    pub(super) serial: u64,
+    pub(super) name: QualifiedName,
+    /// "ONLY " for tables that may have inheritance children, whose rows the stream names by themselves.
+    pub(super) only: &'static str,
+    pub(super) columns: Vec<BoundColumn>,
+    pub(super) identity: RowIdentity,
+    pub(super) pace: Pace,
+    pub(super) copying: Copying,
+    /// Transactions whose commit record starts before this are in the table's copy.
+    pub(super) watermark: Lsn,
+}
+
+/// What a relation message is bound with.
+pub(super) struct Binder<'a> {
+    pub(super) facts: &'a TargetFacts,
+    /// Names of the source's types that are not built in.
+    pub(super) types: &'a HashMap<Oid, QualifiedName>,
+}
+
+impl Binder<'_> {
+    /// Binds what the source says of a table to what the target's catalog says.
+    ///
+    /// # Errors
+    /// [`Drift`] if a column is missing on the target or has another type there.
+    pub(super) fn bind(
+        &self,
+        relation: &Relation,
+        table: &Table,
+        watermark: Lsn,
+    ) -> Result<Arc<BoundTable>, Drift> {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let columns = relation
+            .columns
+            .iter()
+            .map(|column| self.column(column, table))
+            .collect::<Result<Vec<_>, Drift>>()?;
+        let (identity, uniqueness) = identity(relation, table);
+        let watched = !table.replica_triggers.is_empty() || table.has_rules;
+        let pace = match &identity {
+            _ if watched => Pace::Single,
+            RowIdentity::Key(key)
+                if uniqueness == Uniqueness::Proven && key.iter().all(|at| columns[*at].is_canonical) =>
+            {
+                Pace::Net
+            }
+            RowIdentity::Key(_) | RowIdentity::WholeRow | RowIdentity::None => Pace::Runs,
+        };
+        let plain = !table.row_security && !watched && table.kind != TableKind::Foreign;
+        Ok(Arc::new(BoundTable {
+            serial: SERIAL.fetch_add(1, Ordering::Relaxed),
+            name: table.name.clone(),
+            only: if table.kind == TableKind::Ordinary { "ONLY " } else { "" },
+            columns,
+            identity,
+            pace,
+            copying: if plain { Copying::Allowed } else { Copying::Avoided },
+            watermark,
+        }))
+    }
+
+    fn column(&self, source: &RelationColumn, table: &Table) -> Result<BoundColumn, Drift> {
+        let announced = self.types.get(&source.type_oid);
+        let source_type = || type_text(source, announced);
+        let Some(target) = table.column(&source.name) else {
+            return Err(Drift::MissingColumn {
+                table: table.name.clone(),
+                column: Identifier::new(source.name.as_str()),
+                source_type: source_type(),
+            });
+        };
+        if !same_type(source, announced, target) {
+            return Err(Drift::OtherType {
+                table: table.name.clone(),
+                column: target.name.clone(),
+                source_type: source_type(),
+                target_type: target.type_text.clone(),
+            });
+        }
+        let equality = self.facts.equality(target);
+        Ok(BoundColumn {
+            name: target.name.clone(),
+            type_name: target.type_name.clone(),
+            carrier: self.carrier(target),
+            key_comparison: equality.map_or(Comparison::Text, Comparison::Operator),
+            is_canonical: is_canonical(target, self.facts.is_loose(table, target)),
+            is_generated: target.generated != Generated::No,
+            is_identity_always: target.identity == IdentityColumn::Always,
+        })
+    }
+
+    fn carrier(&self, target: &Column) -> Carrier {
+        let is_array = target.type_kind == TypeKind::Array || target.base_kind == TypeKind::Array;
+        match target.array_oid {
+            Some(_) if !is_array => {
+                Carrier::Array { element: target.type_oid, delimiter: self.facts.delimiter(target) }
+            }
+            Some(_) | None => Carrier::Cast,
+        }
+    }
+}
+
+impl BoundTable {
+    /// The key's columns, in ascending order; empty when the table has none.
+    pub(super) fn key(&self) -> &[usize] {
+        match &self.identity {
+            RowIdentity::Key(columns) => columns,
+            RowIdentity::WholeRow | RowIdentity::None => &[],
+        }
+    }
+
+    pub(super) fn is_key(&self, column: usize) -> bool {
+        self.key().contains(&column)
+    }
+
+    /// Whether the target refuses to update a column that is not part of the key (P40).
+    pub(super) fn has_fixed_column(&self) -> bool {
+        let mut columns = self.columns.iter().enumerate();
+        columns.any(|(at, column)| column.is_identity_always && !self.is_key(at))
+    }
+}
+
+/// Whether an index of the target proves that a key names one row at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Uniqueness {
+    Proven,
+    Unknown,
+}
+
+fn identity(relation: &Relation, table: &Table) -> (RowIdentity, Uniqueness) {
+    match relation.replica_identity {
+        ReplicaIdentity::Nothing => (RowIdentity::None, Uniqueness::Unknown),
+        ReplicaIdentity::Default | ReplicaIdentity::Index => {
+            let key = positions(relation, |column| column.is_key);
+            let unique = |index: &Index| index_positions(relation, table, index).as_ref() == Some(&key);
+            if key.is_empty() {
+                (RowIdentity::None, Uniqueness::Unknown)
+            } else if unique_indexes(table).any(unique) {
+                (RowIdentity::Key(key), Uniqueness::Proven)
+            } else {
+                (RowIdentity::Key(key), Uniqueness::Unknown)
+            }
+        }
+        // The old image has every value, so any unique key of the target's finds the row.
+        ReplicaIdentity::Full => unique_indexes(table)
+            .filter(|index| index.key.iter().all(|number| is_not_null(table, *number)))
+            .find_map(|index| index_positions(relation, table, index))
+            .map_or((RowIdentity::WholeRow, Uniqueness::Unknown), |key| {
+                (RowIdentity::Key(key), Uniqueness::Proven)
+            }),
+    }
+}
+
+/// Indexes that hold every row and are checked at once; the primary key first.
+fn unique_indexes(table: &Table) -> impl Iterator<Item = &Index> {
+    let of = |kind: IndexKind| table.indexes.iter().filter(move |index| index.kind == kind);
+    of(IndexKind::Primary)
+        .chain(of(IndexKind::Unique))
+        .filter(|index| index.is_valid && index.is_immediate && !index.is_partial && !index.key.is_empty())
+}
+
+/// Where an index's columns stand in the source's tuples; none if one of them is not there.
+fn index_positions(relation: &Relation, table: &Table, index: &Index) -> Option<Vec<usize>> {
+    let position = |number: &i16| {
+        let column = table.columns.iter().find(|column| column.number == *number)?;
+        let usable = column.generated == Generated::No;
+        relation.columns.iter().position(|source| usable && source.name == column.name.raw())
+    };
+    let mut positions = index.key.iter().map(position).collect::<Option<Vec<usize>>>()?;
+    positions.sort_unstable();
+    positions.dedup();
+    Some(positions)
+}
+
+fn is_not_null(table: &Table, number: i16) -> bool {
+    table.columns.iter().any(|column| column.number == number && column.not_null)
+}
+
+fn positions(relation: &Relation, wanted: impl Fn(&RelationColumn) -> bool) -> Vec<usize> {
+    let columns = relation.columns.iter().enumerate();
+    columns.filter(|(_, column)| wanted(column)).map(|(at, _)| at).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::sample::{self, column, index, relation, table};
+
+    fn bind(relation: &Relation, table: &Table) -> Result<Arc<BoundTable>, Drift> {
+        sample::bind(relation, table)
+    }
+
+    #[test]
+    fn columns_meet_by_name() {
+        let target =
+            table(vec![column("b", "text"), column("a", "int4")], vec![index(IndexKind::Primary, &[2])]);
+        let bound =
+            bind(&relation(ReplicaIdentity::Default, &[("a", 23, true), ("b", 25, false)]), &target).unwrap();
+        assert_eq!(bound.identity, RowIdentity::Key(vec![0]));
+        assert_eq!(bound.pace, Pace::Net);
+        assert_eq!(bound.columns[1].name.raw(), "b");
+    }
+
+    #[test]
+    fn a_key_that_is_not_unique_on_the_target_keeps_its_order() {
+        let target = table(vec![column("a", "int4")], vec![]);
+        let bound = bind(&relation(ReplicaIdentity::Default, &[("a", 23, true)]), &target).unwrap();
+        assert_eq!((&bound.identity, bound.pace), (&RowIdentity::Key(vec![0]), Pace::Runs));
+    }
+
+    #[test]
+    fn a_deferrable_or_partial_index_proves_nothing() {
+        let mut deferrable = index(IndexKind::Primary, &[1]);
+        deferrable.is_immediate = false;
+        let mut partial = index(IndexKind::Unique, &[1]);
+        partial.is_partial = true;
+        let target = table(vec![column("a", "int4")], vec![deferrable, partial]);
+        let bound = bind(&relation(ReplicaIdentity::Default, &[("a", 23, true)]), &target).unwrap();
+        assert_eq!(bound.pace, Pace::Runs);
+    }
+
+    #[test]
+    fn several_spellings_of_a_key_keep_its_order() {
+        let target = table(vec![column("a", "numeric")], vec![index(IndexKind::Primary, &[1])]);
+        let bound = bind(&relation(ReplicaIdentity::Default, &[("a", 1700, true)]), &target).unwrap();
+        assert_eq!(bound.pace, Pace::Runs);
+    }
+
+    #[test]
+    fn a_full_identity_uses_the_targets_key_if_there_is_one() {
+        let full = relation(ReplicaIdentity::Full, &[("a", 23, true), ("b", 25, true)]);
+        let mut columns = vec![column("a", "int4"), column("b", "text")];
+        let without = bind(&full, &table(columns.clone(), vec![])).unwrap();
+        assert_eq!((&without.identity, without.pace), (&RowIdentity::WholeRow, Pace::Runs));
+        let nullable = bind(&full, &table(columns.clone(), vec![index(IndexKind::Unique, &[1])])).unwrap();
+        assert_eq!(nullable.identity, RowIdentity::WholeRow);
+        columns[0].not_null = true;
+        let with = bind(&full, &table(columns, vec![index(IndexKind::Unique, &[1])])).unwrap();
+        assert_eq!((&with.identity, with.pace), (&RowIdentity::Key(vec![0]), Pace::Net));
+    }
+
+    #[test]
+    fn triggers_of_the_target_see_every_row() {
+        let mut target = table(vec![column("a", "int4")], vec![index(IndexKind::Primary, &[1])]);
+        target.replica_triggers.push(Identifier::new("audit"));
+        let bound = bind(&relation(ReplicaIdentity::Default, &[("a", 23, true)]), &target).unwrap();
+        assert_eq!((bound.pace, bound.copying), (Pace::Single, Copying::Avoided));
+    }
+
+    #[test]
+    fn a_missing_column_and_another_type_are_drift() {
+        let target = table(vec![column("a", "int4")], vec![]);
+        let missing = bind(&relation(ReplicaIdentity::Nothing, &[("b", 23, false)]), &target).unwrap_err();
+        assert!(matches!(missing, Drift::MissingColumn { source_type: Some(text), .. } if text == "int4"));
+        let other = bind(&relation(ReplicaIdentity::Nothing, &[("a", 20, false)]), &target).unwrap_err();
+        assert!(matches!(other, Drift::OtherType { source_type: Some(text), .. } if text == "int8"));
+    }
+}

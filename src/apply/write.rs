@@ -1,0 +1,354 @@
+//! A batch made ready for the wire: SQL, parameters, and the number of rows it must touch.
+//!
+//! Hazard: a statement that touches fewer or more rows than were sent has met a target that is not what the
+//! source was. The number travels with the statement, and nothing commits before it was compared (P100).
+
+use std::fmt;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tokio_postgres::types::{Format, IsNull, ToSql, Type};
+
+use super::change::{Cascade, Restart, Truncation};
+use super::encode::{BinaryArray, CopyFormat, CopyRows, Misfit, TextArray};
+use super::plan::{Action, Batch, BatchRow, Planned};
+use super::statement::{Composer, Form, Parameter, Side, Statement, names, text_form, written};
+use super::table::{BoundTable, Carrier, Copying};
+use crate::pgoutput::{Tuple, Value};
+
+/// Inserts of at least this many rows are copied in: below it the extra round trips cost more.
+const COPY_ROWS_MIN: usize = 200;
+
+/// A statement for the target.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) sql: String,
+    pub(super) body: Body,
+    pub(super) touches: Touches,
+}
+
+/// What is sent with the statement.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// Bound parameters.
+    Parameters(Vec<Payload>),
+    /// Rows for `COPY … FROM STDIN`.
+    Copy(Bytes),
+}
+
+/// How many rows a statement must touch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Touches {
+    Exactly(u64),
+    Any,
+}
+
+/// A parameter's bytes, as they go to the wire.
+#[derive(Clone)]
+pub(super) enum Payload {
+    Text(Bytes),
+    Binary(Bytes),
+}
+
+impl Payload {
+    fn bytes(&self) -> &Bytes {
+        match self {
+            Payload::Text(bytes) | Payload::Binary(bytes) => bytes,
+        }
+    }
+}
+
+/// Shows no values: tokio-postgres logs parameters.
+impl fmt::Debug for Payload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes().len())
+    }
+}
+
+impl ToSql for Payload {
+    fn to_sql(
+        &self,
+        _: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_slice(self.bytes());
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    fn to_sql_checked(
+        &self,
+        of: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        self.to_sql(of, out)
+    }
+
+    fn encode_format(&self, _: &Type) -> Format {
+        match self {
+            Payload::Text(_) => Format::Text,
+            Payload::Binary(_) => Format::Binary,
+        }
+    }
+}
+
+impl Write {
+    /// Bytes that it puts on the wire, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let body = match &self.body {
+            Body::Parameters(parameters) => parameters.iter().map(|parameter| parameter.bytes().len()).sum(),
+            Body::Copy(rows) => rows.len(),
+        };
+        self.sql.len() + body
+    }
+}
+
+/// Makes the statements for one planned step: one, or one per row where its values do not fit into arrays.
+pub(super) fn writes(planned: &Planned) -> Vec<Write> {
+    match planned {
+        Planned::Truncate(truncation) => truncate(truncation),
+        Planned::Rows(batch) => {
+            if let Some(copy) = copy(batch) {
+                return vec![copy];
+            }
+            match statement(&batch.table, &batch.action, &batch.rows) {
+                Ok(write) => vec![write],
+                Err(Misfit) => {
+                    let each = batch.rows.chunks(1).map(|row| statement(&batch.table, &batch.action, row));
+                    each.map(|write| write.expect("one row has one format in each column")).collect()
+                }
+            }
+        }
+    }
+}
+
+fn statement(table: &BoundTable, action: &Action, rows: &[BatchRow]) -> Result<Write, Misfit> {
+    let touches = Touches::Exactly(rows.len() as u64);
+    if *action == Action::Insert && written(table).is_empty() {
+        // A table without columns still has a number of rows.
+        let sql = format!("INSERT INTO {} SELECT FROM generate_series(1, {})", table.name, rows.len());
+        return Ok(Write { sql, body: Body::Parameters(Vec::new()), touches });
+    }
+    let forms = Forms::of(table, rows)?;
+    let first = rows.first().and_then(|row| row.old.as_ref());
+    let form = |side, column| forms.form(side, column);
+    let Statement { sql, parameters } = Composer::new(table, form).compose(action, first);
+    let payloads = fill(table, &parameters, rows)?;
+    Ok(Write { sql, body: Body::Parameters(payloads), touches })
+}
+
+/// In which form each column's values are at hand, by side.
+struct Forms {
+    old: Vec<Form>,
+    new: Vec<Form>,
+}
+
+impl Forms {
+    fn of(table: &BoundTable, rows: &[BatchRow]) -> Result<Forms, Misfit> {
+        let old = rows.iter().filter_map(|row| row.old.as_ref());
+        let new = rows.iter().filter_map(|row| row.new.as_ref());
+        Ok(Forms { old: Self::side(table, old, rows.len())?, new: Self::side(table, new, rows.len())? })
+    }
+
+    fn side<'t>(
+        table: &BoundTable,
+        tuples: impl Iterator<Item = &'t Tuple>,
+        rows: usize,
+    ) -> Result<Vec<Form>, Misfit> {
+        let mut forms: Vec<Form> = table.columns.iter().map(text_form).collect();
+        for tuple in tuples {
+            for ((value, column), form) in tuple.values().zip(&table.columns).zip(&mut forms) {
+                // Values of one column come in one format; whether they truly do shows when they are filled in.
+                if let Value::Binary(_) = value {
+                    *form = match column.carrier {
+                        Carrier::Array { .. } => Form::BinaryArray,
+                        Carrier::Cast if rows == 1 => Form::BinaryScalar,
+                        Carrier::Cast => return Err(Misfit),
+                    };
+                }
+            }
+        }
+        Ok(forms)
+    }
+
+    fn form(&self, side: Side, column: usize) -> Form {
+        let forms = match side {
+            Side::Old => &self.old,
+            Side::New => &self.new,
+        };
+        forms[column]
+    }
+}
+
+/// One parameter that grows row by row.
+enum Growing {
+    Text(TextArray),
+    Binary(BinaryArray),
+    Scalar(Bytes),
+}
+
+impl Growing {
+    fn new(table: &BoundTable, parameter: &Parameter) -> Growing {
+        let carrier = &table.columns[parameter.column].carrier;
+        match (parameter.form, carrier) {
+            (Form::TextArray, Carrier::Array { delimiter, .. }) => Growing::Text(TextArray::new(*delimiter)),
+            (Form::TextArray | Form::CastArray, _) => Growing::Text(TextArray::new(',')),
+            (Form::BinaryArray, Carrier::Array { element, .. }) => {
+                Growing::Binary(BinaryArray::new(*element))
+            }
+            (Form::BinaryArray | Form::BinaryScalar, _) => Growing::Scalar(Bytes::new()),
+        }
+    }
+
+    fn push(&mut self, value: Value<'_>) -> Result<(), Misfit> {
+        match (self, value) {
+            (Growing::Text(array), value) => array.push(value),
+            (Growing::Binary(array), value) => array.push(value),
+            (Growing::Scalar(bytes), Value::Binary(value)) => {
+                *bytes = Bytes::copy_from_slice(value);
+                Ok(())
+            }
+            (Growing::Scalar(_), Value::Null | Value::Unchanged | Value::Text(_)) => Err(Misfit),
+        }
+    }
+
+    fn finish(self) -> Payload {
+        match self {
+            Growing::Text(array) => Payload::Text(array.finish()),
+            Growing::Binary(array) => Payload::Binary(array.finish()),
+            Growing::Scalar(bytes) => Payload::Binary(bytes),
+        }
+    }
+}
+
+/// Walks each tuple once and hands every value to the parameter that wants it.
+fn fill(table: &BoundTable, parameters: &[Parameter], rows: &[BatchRow]) -> Result<Vec<Payload>, Misfit> {
+    let mut growing: Vec<Growing> =
+        parameters.iter().map(|parameter| Growing::new(table, parameter)).collect();
+    let wanted = |side| {
+        let mut by_column = vec![None; table.columns.len()];
+        for (at, parameter) in parameters.iter().enumerate().filter(|(_, other)| other.side == side) {
+            by_column[parameter.column] = Some(at);
+        }
+        by_column
+    };
+    let sides = [wanted(Side::Old), wanted(Side::New)];
+    for row in rows {
+        for (tuple, wanted) in [&row.old, &row.new].into_iter().zip(&sides) {
+            let Some(tuple) = tuple else { continue };
+            for (value, at) in tuple.values().zip(wanted) {
+                if let Some(at) = at {
+                    growing[*at].push(value)?;
+                }
+            }
+        }
+    }
+    Ok(growing.into_iter().map(Growing::finish).collect())
+}
+
+/// A long run of inserts as COPY; none where it may not or need not be.
+fn copy(batch: &Batch) -> Option<Write> {
+    let table = &batch.table;
+    let columns = written(table);
+    let wanted = batch.action == Action::Insert
+        && table.copying == Copying::Allowed
+        && batch.rows.len() >= COPY_ROWS_MIN
+        && !columns.is_empty();
+    if !wanted {
+        return None;
+    }
+    let tuples = || batch.rows.iter().filter_map(|row| row.new.as_ref());
+    let is_binary = tuples().flat_map(Tuple::values).any(|value| matches!(value, Value::Binary(_)));
+    let (format, with) = match is_binary {
+        true => (CopyFormat::Binary, " WITH (FORMAT binary)"),
+        false => (CopyFormat::Text, ""),
+    };
+    let mut rows = CopyRows::new(format);
+    for tuple in tuples() {
+        let values = tuple.values().zip(&table.columns).filter(|(_, column)| !column.is_generated);
+        rows.push(columns.len(), values.map(|(value, _)| value)).ok()?;
+    }
+    let sql = format!("COPY {} ({}) FROM STDIN{with}", table.name, names(table, &columns));
+    Some(Write { sql, body: Body::Copy(rows.finish()), touches: Touches::Exactly(batch.rows.len() as u64) })
+}
+
+/// The message names each table that was emptied, so ONLY is right for those with inheritance children.
+fn truncate(truncation: &Truncation) -> Vec<Write> {
+    let bare = |sql| Write { sql, body: Body::Parameters(Vec::new()), touches: Touches::Any };
+    let names = truncation.tables.iter().map(|table| format!("{}{}", table.only, table.name));
+    let cascade = match truncation.cascade {
+        Cascade::Restrict => "",
+        Cascade::Cascade => " CASCADE",
+        Cascade::Withheld => return names.map(|name| bare(format!("DELETE FROM {name}"))).collect(),
+    };
+    let restart = match truncation.restart {
+        Restart::Continue => "",
+        Restart::Restart => " RESTART IDENTITY",
+    };
+    let names: Vec<String> = names.collect();
+    vec![bare(format!("TRUNCATE {}{restart}{cascade}", names.join(", ")))]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::apply::plan::Present;
+    use crate::apply::sample::{keyed, texts};
+
+    fn batch(action: Action, rows: Vec<BatchRow>) -> Planned {
+        Planned::Rows(Batch { table: keyed(), action, rows, transaction: 0 })
+    }
+
+    fn inserted(id: &'static str) -> BatchRow {
+        BatchRow { old: None, new: Some(texts(&[Some(id), Some("∅"), Some("x")])) }
+    }
+
+    #[test]
+    fn long_runs_of_inserts_are_copied() {
+        let few = writes(&batch(Action::Insert, vec![inserted("1"); COPY_ROWS_MIN - 1]));
+        assert!(matches!(few.as_slice(), [Write { body: Body::Parameters(_), .. }]));
+        let many = writes(&batch(Action::Insert, vec![inserted("1"); COPY_ROWS_MIN]));
+        let [Write { sql, body: Body::Copy(rows), touches: Touches::Exactly(200) }] = many.as_slice() else {
+            panic!("{many:?}");
+        };
+        assert_eq!(sql, r#"COPY "s"."t" ("id", "a", "b") FROM STDIN"#);
+        assert!(rows.starts_with(b"1\t\\N\tx\n1\t"));
+    }
+
+    #[test]
+    fn parameters_follow_the_statement() {
+        let row = |id, b| BatchRow { old: None, new: Some(texts(&[Some(id), None, Some(b)])) };
+        let present = Present::Only(vec![true, false, true]);
+        let made = writes(&batch(Action::Update(present), vec![row("1", "p"), row("2", "q\"")]));
+        let [Write { body: Body::Parameters(parameters), touches: Touches::Exactly(2), .. }] =
+            made.as_slice()
+        else {
+            panic!("{made:?}");
+        };
+        let texts: Vec<_> = parameters.iter().map(|payload| payload.bytes().as_ref()).collect();
+        assert_eq!(texts, [br#"{"1","2"}"#.as_slice(), br#"{"p","q\""}"#.as_slice()]);
+    }
+
+    #[test]
+    fn parameters_show_no_values_in_logs() {
+        assert_eq!(format!("{:?}", Payload::Text(Bytes::from_static(b"secret"))), "6 bytes");
+    }
+
+    #[test]
+    fn truncate_keeps_its_flags() {
+        let truncation = Truncation {
+            tables: vec![keyed(), Arc::clone(&keyed())],
+            transaction: 0,
+            cascade: Cascade::Cascade,
+            restart: Restart::Restart,
+        };
+        let [Write { sql, .. }] = <[Write; 1]>::try_from(truncate(&truncation)).unwrap();
+        assert_eq!(sql, r#"TRUNCATE ONLY "s"."t", ONLY "s"."t" RESTART IDENTITY CASCADE"#);
+        let withheld = truncate(&Truncation { cascade: Cascade::Withheld, ..truncation });
+        assert_eq!(withheld[0].sql, r#"DELETE FROM ONLY "s"."t""#);
+    }
+}

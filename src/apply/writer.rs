@@ -1,0 +1,245 @@
+//! Turns groups into target transactions, and says how far the target has come.
+//!
+//! Hazard: batching is optimistic. Each chunk runs behind a savepoint; a violated constraint or a wrong
+//! number of rows rolls back to it, and the same changes are applied row by row in the source's order. The
+//! progress row is written in the same transaction, so that either both are there after a crash or neither.
+//!
+//! ```text
+//!   BEGIN ─ SAVEPOINT ─ batches ─ progress ─ COMMIT
+//!              │ fault: ROLLBACK TO, row by row ╯
+//!              ╰ deadlock: ROLLBACK, the group again, a few times
+//! ```
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use super::change::Step;
+use super::checkpoint::Checkpoint;
+use super::fault::{Verdict, refused};
+use super::group::{Chunk, GroupEnd};
+use super::lane::{Fault, Lane};
+use super::plan::{Planned, plan_exactly};
+use super::positions::Reporter;
+use super::stats::{ApplyStats, Tally};
+use super::write::{Write, writes};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::Lsn;
+
+/// How often a group is tried before its deadlocks are the caller's.
+const ATTEMPTS_MAX: u32 = 5;
+/// Statements of one round of a replay.
+const REPLAY_STATEMENTS: usize = 256;
+
+// The savepoint's name is ours alone; READ COMMITTED and READ WRITE, whatever the role's defaults are.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
+    SET CONSTRAINTS ALL DEFERRED; SAVEPOINT pgstream_chunk";
+const NEXT: &str = "SAVEPOINT pgstream_chunk";
+const RELEASE: &str = "RELEASE SAVEPOINT pgstream_chunk";
+const BACK: &str = "ROLLBACK TO SAVEPOINT pgstream_chunk";
+
+/// What the planner hands over.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Changes, planned and encoded; `handled` is how far the stream has come when they are committed.
+    Chunk { chunk: Chunk, writes: Vec<Write>, handled: Lsn },
+    /// Nothing was to do before this position.
+    Position(Lsn),
+}
+
+/// Applies orders on one lane.
+pub(super) struct Writer {
+    lane: Lane,
+    checkpoint: Checkpoint,
+    reporter: Arc<Reporter>,
+    stats: Arc<ApplyStats>,
+    /// Orders carried out so far.
+    done: watch::Sender<u64>,
+    open: Option<Open>,
+}
+
+/// The target transaction that goes on.
+#[derive(Debug)]
+struct Open {
+    since: Instant,
+    tally: Tally,
+}
+
+/// Why a chunk was not applied.
+enum Failure {
+    /// The target transaction may be tried again.
+    Contention(Error),
+    Final(Error),
+}
+
+impl Failure {
+    fn of(fault: Fault, doing: &str) -> Failure {
+        if fault.is_contention() {
+            Failure::Contention(fault.into_error(doing))
+        } else {
+            Failure::Final(fault.into_error(doing))
+        }
+    }
+
+    fn into_error(self) -> Error {
+        match self {
+            Failure::Contention(error) | Failure::Final(error) => error,
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(
+        lane: Lane,
+        checkpoint: Checkpoint,
+        reporter: Arc<Reporter>,
+        stats: Arc<ApplyStats>,
+        done: watch::Sender<u64>,
+    ) -> Writer {
+        Writer { lane, checkpoint, reporter, stats, done, open: None }
+    }
+
+    /// Carries out orders until there will be no more. What is then not committed is rolled back.
+    ///
+    /// # Errors
+    /// `Apply` for a change that the target refuses, `State` if someone else moves the progress row,
+    /// `Connect` if the connection is lost: whether the last group was committed, the progress row tells.
+    pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Position(handled) => self.reporter.applied(handled, None),
+                Order::Chunk { chunk, writes, handled } => self.chunk(&chunk, &writes, handled).await?,
+            }
+            self.done.send_modify(|done| *done += 1);
+        }
+        if self.open.take().is_some() {
+            self.rollback().await?;
+        }
+        Ok(())
+    }
+
+    async fn chunk(&mut self, chunk: &Chunk, writes: &[Write], handled: Lsn) -> Result<()> {
+        // Chunks before this one are gone; only a group's first can begin the group again.
+        let is_first = self.open.is_none();
+        let mut attempt = 1;
+        loop {
+            match self.attempt(chunk, writes).await {
+                Ok(()) => break,
+                Err(Failure::Contention(error)) if is_first && attempt < ATTEMPTS_MAX => {
+                    tracing::warn!(lane = self.checkpoint.lane().get(), attempt, sqlstate = ?error.sqlstate(),
+                        "a group is tried again: another session holds what it needs");
+                    self.stats.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    attempt += 1;
+                    self.open = None;
+                    self.rollback().await?;
+                }
+                Err(failure) => return Err(failure.into_error()),
+            }
+        }
+        let Some(end) = &chunk.end else { return Ok(()) };
+        self.checkpoint.advanced(end);
+        if let Some(open) = self.open.take() {
+            let micros = u64::try_from(open.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.stats.count(&open.tally, end.transactions, micros);
+            tracing::debug!(lsn = %end.end_lsn, transactions = end.transactions, changes = end.changes,
+                elapsed_ms = micros / 1000, "group committed");
+        }
+        self.reporter.applied(handled, Some(end.commit_time));
+        Ok(())
+    }
+
+    /// One try of a chunk, and of the commit if it is the group's last.
+    async fn attempt(&mut self, chunk: &Chunk, writes: &[Write]) -> Result<(), Failure> {
+        let prologue = if self.open.is_none() { BEGIN } else { NEXT };
+        let open = self.open.get_or_insert_with(|| Open { since: Instant::now(), tally: Tally::default() });
+        open.tally.add(&chunk.steps);
+        let advance = chunk.end.as_ref().map(|end| self.checkpoint.advance(end));
+        let all: Vec<&Write> = writes.iter().chain(&advance).collect();
+        match self.lane.run(Some(prologue), &all).await {
+            Ok(()) => {}
+            Err(fault) if fault.at.is_some_and(|at| at < writes.len()) => match fault.verdict() {
+                Verdict::Replay(reason) => {
+                    tracing::info!(
+                        reason = reason.label(),
+                        changes = chunk.steps.len(),
+                        "chunk replayed row by row"
+                    );
+                    self.stats.count_fallback(reason);
+                    self.replay(chunk, advance.as_ref()).await?;
+                }
+                Verdict::Retry | Verdict::Stop => return Err(Failure::of(fault, "apply a group of changes")),
+            },
+            Err(fault) => return Err(self.bookkeeping_failed(fault)),
+        }
+        match &chunk.end {
+            Some(end) => self.commit(end).await,
+            None => self.bare(RELEASE, "go on with a large transaction").await,
+        }
+    }
+
+    /// The exact way: every change by itself, in order.
+    async fn replay(&mut self, chunk: &Chunk, advance: Option<&Write>) -> Result<(), Failure> {
+        self.bare(BACK, "roll a chunk back").await?;
+        let mut round: Vec<(&Step, Planned, Write)> = Vec::new();
+        for (at, step) in chunk.steps.iter().enumerate() {
+            for planned in plan_exactly(step) {
+                let made = writes(&planned);
+                round.extend(made.into_iter().map(|write| (step, planned.clone(), write)));
+            }
+            if round.len() >= REPLAY_STATEMENTS || at + 1 == chunk.steps.len() {
+                let writes: Vec<&Write> = round.iter().map(|(_, _, write)| write).collect();
+                if let Err(fault) = self.lane.run(None, &writes).await {
+                    return Err(self.located(fault, &round, chunk));
+                }
+                round.clear();
+            }
+        }
+        match advance {
+            None => Ok(()),
+            Some(advance) => {
+                self.lane.run(None, &[advance]).await.map_err(|fault| self.bookkeeping_failed(fault))
+            }
+        }
+    }
+
+    fn located(&self, fault: Fault, round: &[(&Step, Planned, Write)], chunk: &Chunk) -> Failure {
+        if fault.is_contention() {
+            return Failure::of(fault, "apply a change");
+        }
+        match fault.at.and_then(|at| round.get(at)) {
+            Some((step, planned, _)) => Failure::Final(refused(fault, step, planned, &chunk.transactions)),
+            None => Failure::of(fault, "apply a change"),
+        }
+    }
+
+    async fn commit(&mut self, end: &GroupEnd) -> Result<(), Failure> {
+        let doing = format!("commit the changes up to {}", end.end_lsn);
+        self.bare("COMMIT", &doing).await.map_err(|failure| match failure {
+            // A deferred constraint: the target's own state contradicts the source's.
+            Failure::Final(error) if error.kind() == ErrorKind::Sql => Failure::Final(
+                error
+                    .into_kind(ErrorKind::Apply)
+                    .hint("A deferred constraint of the target refuses what the source has."),
+            ),
+            other => other,
+        })
+    }
+
+    async fn bare(&mut self, sql: &str, doing: &str) -> Result<(), Failure> {
+        self.lane.simple(sql).await.map_err(|error| {
+            Failure::of(Fault { at: None, cause: super::lane::FaultCause::Server(error) }, doing)
+        })
+    }
+
+    fn bookkeeping_failed(&self, fault: Fault) -> Failure {
+        match fault.cause {
+            super::lane::FaultCause::Touched { .. } => Failure::Final(self.checkpoint.stolen()),
+            _ => Failure::of(fault, "record the progress"),
+        }
+    }
+
+    async fn rollback(&mut self) -> Result<()> {
+        self.lane.simple("ROLLBACK").await.map_err(|error| Error::from_postgres("roll a group back", error))
+    }
+}
