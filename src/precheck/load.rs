@@ -1,0 +1,295 @@
+//! Reads the [`Facts`]: a short session on each end, and two tries that leave no trace.
+//!
+//! Hazard: a probe must not harm the source. A publication that names a table makes its UPDATEs fail the
+//! moment it commits (P06), so the one we try names none, waits for no lock, and is rolled back.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use crate::catalog::{self, Capabilities, EXTENSION_OF_RELATION, USER_SCHEMA, field, row, rows, select};
+use crate::error::{Error, Result, describe};
+use crate::pg::{Conninfo, QualifiedName, RelationId, SqlState, SystemIdentifier};
+use crate::precheck::connect::{End, connect};
+use crate::precheck::facts::{
+    AvailableExtension, Choices, Facts, PreparedTransaction, RelationRights, ServerFacts, SlotFacts,
+    SourceFacts, TargetFacts, Trial, Writer,
+};
+use crate::precheck::options::CheckOptions;
+use crate::precheck::provider::Provider;
+use crate::wire::Session;
+
+/// Reads both ends.
+///
+/// # Errors
+/// `Connect` or `Auth` if an end is not reached; `Usage` if a selector names no table; `Sql` otherwise.
+pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) -> Result<Facts> {
+    let (source_session, target_session) =
+        tokio::try_join!(connect(End::Source, source), connect(End::Target, target))?;
+    let replication = try_replication(source).await;
+    let (source, target) =
+        tokio::try_join!(load_source(&source_session, replication), load_target(&target_session))?;
+    let choices = Choices {
+        resuming: options.resuming,
+        method: options.method,
+        full: options.identity.full,
+        insert_only: select(&options.identity.insert_only, &source.catalog)?,
+        skip: select(&options.identity.skip, &source.catalog)?,
+    };
+    Ok(Facts { source, target, choices })
+}
+
+async fn load_source(session: &Session, replication: Trial) -> Result<SourceFacts> {
+    let server = load_server(session).await?;
+    let publication = try_publication(session, &server.may).await?;
+    let doing = "read the source in one snapshot";
+    let run = |sql| async move {
+        session.batch_execute(sql).await.map_err(|error| Error::from_postgres(doing, error))
+    };
+    run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
+    let catalog = catalog::load(session).await?;
+    let rights = load_rights(session).await?;
+    let extensions = rows(session, "list extensions", INSTALLED_EXTENSIONS).await?;
+    let roles = rows(session, "list roles that own or hold grants", ROLES_IN_USE).await?;
+    run("COMMIT").await?;
+    let cluster = row(session, "read the source's WAL level and slots", CLUSTER).await?;
+    let wal_level: String = field(&cluster, "wal_level")?;
+    let effective: Option<String> = field(&cluster, "effective_wal_level")?;
+    Ok(SourceFacts {
+        raises_wal_level: effective.is_some() && wal_level == "replica",
+        wal_level: effective.unwrap_or(wal_level),
+        slots: SlotFacts {
+            slots_max: count(field::<i32>(&cluster, "slots_max")?.into()),
+            slots_used: count(field(&cluster, "slots_used")?),
+            senders_max: count(field::<i32>(&cluster, "senders_max")?.into()),
+            senders_used: count(field(&cluster, "senders_used")?),
+            inactive: load_inactive_slots(session).await?,
+        },
+        replication,
+        publication,
+        rights,
+        prepared: load_prepared(session).await?,
+        writers: load_writers(session).await?,
+        extensions: extensions
+            .iter()
+            .map(|row| Ok((field(row, "extname")?, field(row, "extversion")?)))
+            .collect::<Result<_>>()?,
+        roles_in_use: roles.iter().map(|row| field(row, "rolname")).collect::<Result<_>>()?,
+        server,
+        catalog,
+    })
+}
+
+async fn load_target(session: &Session) -> Result<TargetFacts> {
+    let server = load_server(session).await?;
+    let mut extensions: HashMap<String, AvailableExtension> = HashMap::new();
+    for row in &rows(session, "list extensions the target can create", AVAILABLE_EXTENSIONS).await? {
+        extensions.insert(
+            field(row, "name")?,
+            AvailableExtension {
+                default_version: field(row, "default_version")?,
+                versions: field(row, "versions")?,
+            },
+        );
+    }
+    let roles = rows(session, "list the target's roles", ROLES).await?;
+    let relations = rows(session, "list what the target already holds", &user_relations()).await?;
+    let total = relations.first().map_or(Ok(0), |row| field::<i64>(row, "total"))?;
+    Ok(TargetFacts {
+        server,
+        extensions,
+        roles: roles.iter().map(|row| field(row, "rolname")).collect::<Result<HashSet<_>>>()?,
+        relations: total.unsigned_abs(),
+        relation_examples: relations
+            .iter()
+            .map(|row| Ok(QualifiedName::new(field::<&str>(row, "nspname")?, field::<&str>(row, "relname")?)))
+            .collect::<Result<_>>()?,
+    })
+}
+
+async fn load_server(session: &Session) -> Result<ServerFacts> {
+    let may = Capabilities::probe(session).await?;
+    let database = row(session, "read the database's encoding", DATABASE).await?;
+    let roles = rows(session, "list roles", ROLES).await?;
+    let roles = roles.iter().map(|row| field::<&str>(row, "rolname")).collect::<Result<Vec<_>>>()?;
+    Ok(ServerFacts {
+        database: field(&database, "datname")?,
+        encoding: field(&database, "encoding")?,
+        may,
+        system_identifier: load_system_identifier(session).await?,
+        provider: Provider::of_roles(roles.into_iter()),
+    })
+}
+
+/// The cluster's identity. Some services keep the function to themselves (P31).
+async fn load_system_identifier(session: &Session) -> Result<Option<SystemIdentifier>> {
+    let sql = "SELECT c.system_identifier FROM pg_catalog.pg_control_system() c";
+    match row(session, "identify the cluster", sql).await {
+        Ok(row) => {
+            let number: i64 = field(&row, "system_identifier")?;
+            Ok(Some(SystemIdentifier::new(number.cast_unsigned())))
+        }
+        Err(error) if error.sqlstate().is_some_and(|state| state.class() == "42") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Tries CREATE PUBLICATION with no table in it, and rolls it back (P05).
+async fn try_publication(session: &Session, may: &Capabilities) -> Result<Trial> {
+    if may.in_recovery {
+        return Ok(Trial::NotTried);
+    }
+    let sql = "BEGIN; SET LOCAL lock_timeout = '2s'; CREATE PUBLICATION pgstream_check; ROLLBACK";
+    let Err(error) = session.batch_execute(sql).await else { return Ok(Trial::Allowed) };
+    let refusal = describe(&error);
+    let error = Error::from_postgres("try to create a publication", error);
+    let Some(state) = error.sqlstate() else { return Err(error) };
+    session.batch_execute("ROLLBACK").await.map_err(|error| Error::from_postgres("roll back", error))?;
+    Ok(if state == SqlState::LOCK_NOT_AVAILABLE { Trial::NotTried } else { Trial::Refused(refusal) })
+}
+
+/// Tries a replication connection (P04). Until one can be opened here the role's attribute is believed.
+async fn try_replication(_source: &Conninfo) -> Trial {
+    Trial::NotTried
+}
+
+async fn load_inactive_slots(session: &Session) -> Result<Vec<(String, u64)>> {
+    let found = rows(session, "list inactive replication slots", INACTIVE_SLOTS).await?;
+    found
+        .iter()
+        .map(|row| Ok((field(row, "slot_name")?, field::<i64>(row, "retained")?.max(0).unsigned_abs())))
+        .collect()
+}
+
+async fn load_rights(session: &Session) -> Result<Vec<RelationRights>> {
+    let found = rows(session, "read our rights on each table", &relation_rights()).await?;
+    found
+        .iter()
+        .map(|row| {
+            Ok(RelationRights {
+                oid: RelationId::new(field(row, "oid")?),
+                name: QualifiedName::new(field::<&str>(row, "nspname")?, field::<&str>(row, "relname")?),
+                is_sequence: field(row, "is_sequence")?,
+                owner: field(row, "owner")?,
+                owner_is_superuser: field(row, "owner_is_superuser")?,
+                is_readable: field(row, "is_readable")?,
+                is_owned: field(row, "is_owned")?,
+                hides_rows: field(row, "hides_rows")?,
+            })
+        })
+        .collect()
+}
+
+async fn load_prepared(session: &Session) -> Result<Vec<PreparedTransaction>> {
+    let sql = "SELECT p.gid, p.database FROM pg_catalog.pg_prepared_xacts p ORDER BY p.prepared LIMIT 100";
+    let found = rows(session, "list prepared transactions", sql).await?;
+    found
+        .iter()
+        .map(|row| Ok(PreparedTransaction { gid: field(row, "gid")?, database: field(row, "database")? }))
+        .collect()
+}
+
+async fn load_writers(session: &Session) -> Result<Vec<Writer>> {
+    let found = rows(session, "list open transactions that have written", WRITERS).await?;
+    found
+        .iter()
+        .map(|row| {
+            let seconds: Option<f64> = field(row, "seconds")?;
+            Ok(Writer {
+                pid: field(row, "pid")?,
+                database: field(row, "datname")?,
+                role: field(row, "usename")?,
+                age: seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).ok()),
+            })
+        })
+        .collect()
+}
+
+fn count(number: i64) -> u32 {
+    u32::try_from(number.max(0)).unwrap_or(u32::MAX)
+}
+
+const DATABASE: &str = "
+SELECT d.datname, pg_catalog.pg_encoding_to_char(d.encoding) AS encoding
+FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
+
+const ROLES: &str = "SELECT r.rolname FROM pg_catalog.pg_roles r";
+
+const INSTALLED_EXTENSIONS: &str = "SELECT e.extname, e.extversion FROM pg_catalog.pg_extension e WHERE e.extname <> 'plpgsql' ORDER BY e.extname";
+
+const AVAILABLE_EXTENSIONS: &str = "
+SELECT a.name, coalesce(a.default_version, '') AS default_version,
+       coalesce(pg_catalog.array_agg(v.version) FILTER (WHERE v.version IS NOT NULL), '{}') AS versions
+FROM pg_catalog.pg_available_extensions a
+  LEFT JOIN pg_catalog.pg_available_extension_versions v ON v.name = a.name
+GROUP BY a.name, a.default_version";
+
+const CLUSTER: &str = "
+SELECT pg_catalog.current_setting('wal_level') AS wal_level,
+       pg_catalog.current_setting('effective_wal_level', true) AS effective_wal_level,
+       pg_catalog.current_setting('max_replication_slots')::pg_catalog.int4 AS slots_max,
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_replication_slots) AS slots_used,
+       pg_catalog.current_setting('max_wal_senders')::pg_catalog.int4 AS senders_max,
+       (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_replication) AS senders_used";
+
+const INACTIVE_SLOTS: &str = "
+SELECT s.slot_name, coalesce(pg_catalog.pg_wal_lsn_diff(
+         CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+              ELSE pg_catalog.pg_current_wal_lsn() END, s.restart_lsn), 0)::pg_catalog.int8 AS retained
+FROM pg_catalog.pg_replication_slots s WHERE NOT s.active ORDER BY 2 DESC, 1";
+
+/// Writers older than five seconds, or of unknown age; shorter ones end before they can hold us up.
+const WRITERS: &str = "
+SELECT a.pid, coalesce(a.datname, '') AS datname, coalesce(a.usename, '') AS usename,
+       extract(epoch FROM pg_catalog.clock_timestamp() - a.xact_start)::pg_catalog.float8 AS seconds
+FROM pg_catalog.pg_stat_activity a
+WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
+  AND (a.xact_start IS NULL OR a.xact_start < pg_catalog.clock_timestamp() - '5 seconds'::pg_catalog.interval)
+ORDER BY a.xact_start LIMIT 100";
+
+/// Roles that matter to this database's objects. The bootstrap superuser's ownership is not recorded in
+/// `pg_shdepend`; it exists on every server, under some name, and the restore maps it.
+const ROLES_IN_USE: &str = "
+SELECT DISTINCT r.rolname
+FROM pg_catalog.pg_shdepend d
+  JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
+  JOIN pg_catalog.pg_database b ON b.datname = pg_catalog.current_database()
+WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.deptype IN ('o', 'a', 'r')
+  AND (d.dbid = b.oid
+       OR d.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND d.objid = b.oid)
+  AND r.rolname !~ '^pg_'
+ORDER BY r.rolname";
+
+/// Tables and sequences on which a right is missing, and tables that hide rows from us.
+fn relation_rights() -> String {
+    format!(
+        "
+SELECT * FROM (
+  SELECT c.oid, n.nspname, c.relname, c.relkind = 'S' AS is_sequence,
+         pg_catalog.pg_get_userbyid(c.relowner) AS owner, coalesce(o.rolsuper, false) AS owner_is_superuser,
+         coalesce(pg_catalog.has_table_privilege(c.oid, 'SELECT'), true)
+           AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS is_readable,
+         pg_catalog.pg_has_role(c.relowner, 'USAGE') AS is_owned,
+         CASE WHEN c.relrowsecurity THEN pg_catalog.row_security_active(c.oid) ELSE false END AS hides_rows
+  FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+    {EXTENSION_OF_RELATION}
+  WHERE c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND e.oid IS NULL AND {USER_SCHEMA}
+) r
+WHERE NOT r.is_readable OR NOT r.is_owned OR r.hides_rows
+ORDER BY r.nspname, r.relname"
+    )
+}
+
+/// The first few relations of the user's, with their total number.
+fn user_relations() -> String {
+    format!(
+        "
+SELECT n.nspname, c.relname, pg_catalog.count(*) OVER () AS total
+FROM pg_catalog.pg_class c
+  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+  {EXTENSION_OF_RELATION}
+WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND c.relpersistence <> 't' AND e.oid IS NULL AND {USER_SCHEMA}
+ORDER BY n.nspname, c.relname LIMIT 10"
+    )
+}

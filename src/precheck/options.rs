@@ -1,0 +1,55 @@
+//! What the operator chose, as far as the checks depend on it.
+
+use crate::catalog::TableSelector;
+
+/// Whether the target may hold what an earlier run of ours left there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Resuming {
+    /// A first run: the target must be empty (P81).
+    #[default]
+    No,
+    /// The state on the target is adopted.
+    Yes,
+}
+
+/// How the rows are to travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// Copy, then stream what changes.
+    #[default]
+    Replication,
+    /// Copy only; nothing is asked of the source's WAL.
+    Dump,
+}
+
+/// What is done with tables that cannot identify their rows (P06).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum FullIdentity {
+    /// They block the migration.
+    #[default]
+    Refused,
+    /// They get `REPLICA IDENTITY FULL` (P09).
+    Accepted,
+}
+
+/// The operator's word on tables that cannot identify their rows.
+#[derive(Debug, Clone, Default)]
+pub struct IdentityChoice {
+    /// `--replica-identity full`.
+    pub full: FullIdentity,
+    /// `--insert-only TABLE`: published without UPDATE and DELETE.
+    pub insert_only: Vec<TableSelector>,
+    /// `--skip-table TABLE`: not moved at all.
+    pub skip: Vec<TableSelector>,
+}
+
+/// What the checks are told beside the two connection strings.
+#[derive(Debug, Clone, Default)]
+pub struct CheckOptions {
+    /// First run or a later one.
+    pub resuming: Resuming,
+    /// How the rows travel.
+    pub method: Method,
+    /// Tables without identity.
+    pub identity: IdentityChoice,
+}
