@@ -1,1 +1,36 @@
-//! (to be written)
+//! The conductor: one database from its first check to its cutover, through any number of crashes.
+//!
+//! Hazards:
+//! - Whatever is only in memory is lost when we are killed. Every decision that a later step rests on is in
+//!   schema `pgstream` of the target before that step begins ([`state`]).
+//! - The source is not ours. What we make there is journalled first and undone at the end, also when the
+//!   end is an error ([`release_source`]).
+//! - Two engines at work on one target would double rows: one lock, held for as long as we live.
+//!
+//! ```text
+//! run ─► define ─► load ─────────────► follow ─────────► define ─► follow ─► cutover ─► release
+//!        pre-data  open, copy + build  to the snapshots  finish    goal      carry      the source
+//! ```
+//! The phases are those of [`crate::telemetry::Phase`].
+
+mod build;
+mod config;
+mod cutover;
+mod define;
+mod follow;
+mod gauge;
+mod load;
+mod open;
+mod outcome;
+mod release;
+mod run;
+mod selection;
+mod shutdown;
+pub mod state;
+
+pub use config::{Ending, Full, IdentityChoice, Options, Output};
+pub use outcome::{Ended, Figures, Outcome};
+pub use release::release_source;
+pub use run::{Watchers, migrate};
+pub use selection::{Selection, Wishes, select};
+pub use shutdown::{Shutdown, ShutdownSender, shutdown};

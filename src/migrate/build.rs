@@ -1,0 +1,117 @@
+//! Builds indexes and constraints on a budget of connections, behind the copy and after it.
+//!
+//! Hazard: foreign keys built side by side lock two tables each, and may deadlock; the loser is simply
+//! built again. An index that cannot be built (duplicate keys in the source, P50) stops the migration: a
+//! target without it would take what the source refuses.
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::run::Run;
+use super::state;
+use crate::bulk::CopyEvent;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::{Conninfo, QualifiedName};
+use crate::schema::{Build, BuildSettings, Schedule, build};
+use crate::telemetry::{self, DatabaseMetrics, Progress};
+use crate::wire::{Session, SessionSettings};
+
+/// Runs builds as they become ready.
+pub(super) struct Builder {
+    schedule: Schedule,
+    jobs: usize,
+    target: Conninfo,
+    settings: BuildSettings,
+    control: Session,
+    progress: Progress,
+    metrics: DatabaseMetrics,
+    idle: Vec<Session>,
+    running: JoinSet<(Build, Session, Result<()>)>,
+}
+
+impl Builder {
+    /// Takes builds, and the sizes of the tables whose rows are still to come.
+    pub(super) async fn new(
+        run: &Run,
+        builds: Vec<Build>,
+        copied: impl Fn(&QualifiedName) -> Option<u64>,
+        settings: BuildSettings,
+    ) -> Result<Builder> {
+        run.progress.builds(builds.len() as u64);
+        Ok(Builder {
+            schedule: Schedule::new(builds, copied),
+            jobs: run.options.index_jobs.get(),
+            target: run.options.target.clone(),
+            settings,
+            control: Session::connect(&run.options.target, &SessionSettings::role("build control")).await?,
+            progress: run.progress.clone(),
+            metrics: run.metrics.clone(),
+            idle: Vec::new(),
+            running: JoinSet::new(),
+        })
+    }
+
+    /// Builds everything, each as soon as its table's rows are there; ends when all is built and no more
+    /// tables can come.
+    ///
+    /// # Cancel safety
+    /// Dropping it ends the sessions; what they had not finished is rolled back.
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<CopyEvent>) -> Result<()> {
+        let mut more = true;
+        loop {
+            self.start_ready().await?;
+            if !more && self.running.is_empty() {
+                break;
+            }
+            tokio::select! {
+                event = events.recv(), if more => match event {
+                    Some(CopyEvent::Started { name, bytes }) => self.progress.table_started(&name.plain(), bytes),
+                    Some(CopyEvent::Done(table)) => {
+                        self.progress.table_done(telemetry::CopiedTable {
+                            name: &table.name.plain(),
+                            rows: table.rows,
+                            bytes: table.bytes,
+                            elapsed: table.elapsed,
+                        });
+                        self.metrics.copied_rows(table.rows);
+                        self.schedule.release(&table.name);
+                    }
+                    None => more = false,
+                },
+                Some(ended) = self.running.join_next() => {
+                    let (done, session, result) =
+                        ended.map_err(|cause| Error::new(ErrorKind::Bug, "run an index build").because(cause))?;
+                    result?;
+                    state::mark_restored(&self.control, &[done.id]).await?;
+                    self.progress.build_done(done.name.raw());
+                    self.schedule.finish(done.id);
+                    self.idle.push(session);
+                }
+            }
+        }
+        match self.schedule.left() {
+            0 => Ok(()),
+            left => Err(Error::new(
+                ErrorKind::Bug,
+                format!("build everything: {left} builds wait for each other"),
+            )),
+        }
+    }
+
+    async fn start_ready(&mut self) -> Result<()> {
+        while self.running.len() < self.jobs
+            && let Some(next) = self.schedule.take()
+        {
+            let session = match self.idle.pop() {
+                Some(session) => session,
+                None => Session::connect(&self.target, &SessionSettings::role("build")).await?,
+            };
+            let settings = self.settings.clone();
+            self.running.spawn(async move {
+                let result = build(&session, &next, &settings).await.map(drop);
+                (next, session, result)
+            });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! What a migration is asked to do, as plain data.
+//!
+//! Hazard: an option that the engine reads and then does not honour is worse than none. What stands here is
+//! honoured; what is not honoured yet is not here.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::catalog::TableSelector;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::Conninfo;
+use crate::precheck;
+
+/// When a migration that has caught up ends. The copy, the builds and the first catch-up always happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ending {
+    /// Follow until interrupted; slot and publication stay, and running again goes on from there.
+    #[default]
+    Interrupt,
+    /// End at the first moment when everything committed on the source before it is applied and durable on
+    /// the target; slot and publication stay, as above.
+    CaughtUp,
+    /// End once every table is copied and the WAL not yet applied is at most `max_lag_bytes`; then remove
+    /// slot, publication and all else that we made on the source. Final.
+    ///
+    /// aiven-db-migrate's `--max-replication-lag` and `--stop-replication`, which there could end before the
+    /// tables were filled.
+    Stop {
+        /// Bytes of WAL that may remain; what is committed on the source after the end is not moved.
+        max_lag_bytes: u64,
+    },
+}
+
+/// What to do with tables that have no key to find a row by (P06, P09).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Full {
+    /// Nothing: such a table blocks the migration unless it is named in one of the lists.
+    #[default]
+    No,
+    /// Set REPLICA IDENTITY FULL on them for the time of the migration.
+    Keyless,
+}
+
+/// How tables whose updates cannot be published are carried; tables are named as the operator wrote them.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct IdentityChoice {
+    /// What to do with keyless tables that neither list names.
+    pub full: Full,
+    /// Tables that only ever grow: publish INSERT and TRUNCATE alone.
+    pub insert_only: Vec<String>,
+    /// Tables to leave out wholly.
+    pub skip: Vec<String>,
+}
+
+impl IdentityChoice {
+    /// The choice with its table names read.
+    ///
+    /// # Errors
+    /// `Usage` for a name that is none.
+    pub fn read(&self) -> Result<precheck::IdentityChoice> {
+        let selectors = |names: &[String]| -> Result<Vec<TableSelector>> {
+            let read = |name: &String| {
+                name.parse().map_err(|cause| {
+                    Error::new(ErrorKind::Usage, format!("read the table name {name}")).because(cause)
+                })
+            };
+            names.iter().map(read).collect()
+        };
+        Ok(precheck::IdentityChoice {
+            full: match self.full {
+                Full::No => precheck::FullIdentity::Refused,
+                Full::Keyless => precheck::FullIdentity::Accepted,
+            },
+            insert_only: selectors(&self.insert_only)?,
+            skip: selectors(&self.skip)?,
+        })
+    }
+}
+
+/// How the result is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Output {
+    /// A table on stderr.
+    #[default]
+    Human,
+    /// One JSON document on stdout.
+    Json,
+}
+
+/// Everything `migrate` can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// The server to move from.
+    pub source: Conninfo,
+    /// The server to move to.
+    pub target: Conninfo,
+    /// Where `pg_dump` and `pg_restore` are; searched for when not given.
+    pub pgbin: Option<PathBuf>,
+    /// Connections that copy rows, on each side.
+    pub copy_jobs: NonZeroUsize,
+    /// Connections that build indexes and constraints on the target.
+    pub index_jobs: NonZeroUsize,
+    /// A larger table is copied in parts of about this size.
+    pub split_bytes: u64,
+    /// When to end.
+    pub ending: Ending,
+    /// What to do with tables without a key.
+    pub identity: IdentityChoice,
+    /// Where metrics are served; nowhere when not given.
+    pub metrics_addr: Option<SocketAddr>,
+    /// How the result is written.
+    pub output: Output,
+    /// Where the dump archive and spooled changes lie; a temporary directory when not given.
+    pub work_dir: Option<PathBuf>,
+    /// The longest that one statement of ours may wait for a lock (P26).
+    pub lock_timeout: Duration,
+    /// How long to wait in all for the source's writing transactions to end, so that the slot can be made
+    /// (P12); each try holds out for `lock_timeout`.
+    pub slot_wait: Duration,
+    /// Between two reports of positions to the source.
+    pub status_interval: Duration,
+}
+
+impl Options {
+    /// More copy connections than this rarely help and may starve the source's own clients.
+    pub const COPY_JOBS_MAX_DEFAULT: usize = 8;
+    /// Builds that share the target's memory and disks.
+    pub const INDEX_JOBS_DEFAULT: usize = 4;
+    /// Small enough that a lost part costs seconds, large enough that its COPY's start and end do not show.
+    pub const SPLIT_BYTES_DEFAULT: u64 = 1 << 30;
+    /// Longer, and the readers that queue behind our waiting lock notice (P26).
+    pub const LOCK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+    /// An ordinary batch job ends within this; an abandoned session never does.
+    pub const SLOT_WAIT_DEFAULT: Duration = Duration::from_secs(30 * 60);
+    /// The source frees WAL by these reports, and a second of WAL is cheap to keep.
+    pub const STATUS_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+
+    /// The defaults for these two servers.
+    #[must_use]
+    pub fn new(source: Conninfo, target: Conninfo) -> Options {
+        Options {
+            source,
+            target,
+            pgbin: None,
+            copy_jobs: Options::default_copy_jobs(),
+            index_jobs: NonZeroUsize::new(Options::INDEX_JOBS_DEFAULT).expect("a positive constant"),
+            split_bytes: Options::SPLIT_BYTES_DEFAULT,
+            ending: Ending::default(),
+            identity: IdentityChoice::default(),
+            metrics_addr: None,
+            output: Output::default(),
+            work_dir: None,
+            lock_timeout: Options::LOCK_TIMEOUT_DEFAULT,
+            slot_wait: Options::SLOT_WAIT_DEFAULT,
+            status_interval: Options::STATUS_INTERVAL_DEFAULT,
+        }
+    }
+
+    /// Two for each core of this machine, whose share is moving bytes, up to
+    /// [`Options::COPY_JOBS_MAX_DEFAULT`].
+    #[must_use]
+    pub fn default_copy_jobs() -> NonZeroUsize {
+        let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let most = NonZeroUsize::new(Options::COPY_JOBS_MAX_DEFAULT).expect("a positive constant");
+        cores.saturating_mul(NonZeroUsize::MIN.saturating_add(1)).min(most)
+    }
+}

@@ -1,0 +1,80 @@
+//! Carries over what the stream does not: sequences, materialized views, statistics.
+//!
+//! Hazard: a sequence set from `max(column)` hands out values again that were burned or belong to no
+//! column; it is read from the sequence itself, `is_called` included (P33). A view refreshed before the one
+//! it reads from is empty (P36). A database without statistics is slow on its first morning (P83).
+
+use super::define;
+use super::run::Run;
+use crate::catalog::{self, Catalog, SequenceValue};
+use crate::error::{Error, Result, describe};
+use crate::wire::Session;
+
+/// Everything between the last change and the hand-over. Can be done twice.
+pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
+    let source = catalog::load(&run.source).await?;
+    // What had to wait until no more changes are applied (P48); what is there already is passed over.
+    define::arm_at_last(run).await?;
+    set_sequences(run).await?;
+    refresh_views(run, &source).await?;
+    run.progress.note("collecting statistics on the target");
+    run.target
+        .batch_execute("SET client_min_messages = error; ANALYZE; RESET client_min_messages")
+        .await
+        .map_err(|error| Error::from_postgres("analyze the target", error))
+}
+
+async fn set_sequences(run: &Run) -> Result<()> {
+    let values: Vec<SequenceValue> = catalog::read_sequences(&run.source).await?;
+    run.progress.note(&format!("setting {} sequences", values.len()));
+    for statement in catalog::set_sequences(&values) {
+        run.target
+            .batch_execute(&statement)
+            .await
+            .map_err(|error| Error::from_postgres("set the sequences on the target", error))?;
+    }
+    Ok(())
+}
+
+/// Fills each view that is filled on the source. One that fails is named in the result; the rest go on.
+async fn refresh_views(run: &Run, source: &Catalog) -> Result<()> {
+    let search_path = source_search_path(&run.source).await?;
+    for view in source.materialized_views.iter().filter(|view| view.is_populated) {
+        run.progress.note(&format!("refreshing materialized view {}", view.name.plain()));
+        let refresh = format!("REFRESH MATERIALIZED VIEW {}", view.name);
+        let Err(first) = run.target.batch_execute(&refresh).await else { continue };
+        if run.target.is_closed() {
+            return Err(Error::from_postgres(format!("refresh {}", view.name.plain()), first));
+        }
+        // Its functions may rely on the search_path that the application has (P58).
+        let again = format!("BEGIN; SET LOCAL search_path = {search_path}; {refresh}; COMMIT");
+        if let Err(error) = run.target.batch_execute(&again).await {
+            run.target
+                .batch_execute("ROLLBACK")
+                .await
+                .map_err(|error| Error::from_postgres("roll back", error))?;
+            let error =
+                Error::from_postgres(format!("refresh materialized view {}", view.name.plain()), error);
+            run.warn(&format!("{}: it is empty on the target until it is refreshed", describe(&error)))
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// The search_path that the database, not our session, would give to an application.
+pub(super) async fn source_search_path(source: &Session) -> Result<String> {
+    let row = source
+        .query_one(
+            "SELECT coalesce(
+               (SELECT substr(setting, length('search_path=') + 1)
+                  FROM pg_catalog.pg_db_role_setting s, unnest(s.setconfig) AS setting
+                 WHERE s.setdatabase = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
+                   AND s.setrole = 0 AND setting LIKE 'search\\_path=%' LIMIT 1),
+               '\"$user\", public')",
+            &[],
+        )
+        .await
+        .map_err(|error| Error::from_postgres("read the source database's search_path", error))?;
+    Ok(row.get(0))
+}

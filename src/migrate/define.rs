@@ -1,0 +1,177 @@
+//! Definitions: carried before the rows, completed after them.
+//!
+//! Hazard: a foreign key or a trigger that exists while changes are applied by a session without the replica
+//! role fires a second time for what the source has already done (P47–P49); there these wait for the end.
+
+use tokio::sync::mpsc;
+
+use super::build::Builder;
+use super::cutover::source_search_path;
+use super::run::Run;
+use super::state;
+use crate::catalog::{Capabilities, ReplicaRole};
+use crate::error::{Error, ErrorKind, Result};
+use crate::schema::{
+    self, Archive, Build, BuildSettings, DumpEncoding, DumpId, DumpSettings, EventTriggers, FilterSettings,
+    Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
+};
+use crate::telemetry::Phase;
+
+/// The archive on local disk, for as long as the tools need it.
+pub(super) struct Definitions {
+    tools: Tools,
+    archive: Archive,
+    pub(super) plan: Plan,
+    _directory: tempfile::TempDir,
+}
+
+/// Dumps the definitions, keeps them on the target, restores what rows need, and enters `SchemaReady`.
+pub(super) async fn define(run: &Run) -> Result<()> {
+    let tools = tools(run).await?;
+    let directory = directory()?;
+    run.progress.note(&format!("dumping definitions with pg_dump {}", tools.version));
+    let settings = DumpSettings {
+        lock_wait_timeout: run.options.lock_timeout,
+        encoding: if is_sql_ascii(run).await? { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
+        toast_compression: toast_compression(run).await?,
+    };
+    let archive = schema::dump_definitions(
+        &tools,
+        &run.options.source,
+        &directory.path().join("definitions.dump"),
+        settings,
+    )
+    .await?;
+    let content = tokio::fs::read(&archive.path)
+        .await
+        .map_err(|error| Error::new(ErrorKind::Local, "read the archive of definitions").because(error))?;
+    state::save_archive(&run.target, &content).await?;
+    let plan = Plan::new(&archive.toc, filter_settings(run).await?);
+    for skipped in &plan.skipped {
+        run.warn(&format!("{}: not carried over: {}", skipped.entry, skipped.why)).await?;
+    }
+    let ids = plan.pre_data.clone();
+    let definitions = Definitions { tools, archive, plan, _directory: directory };
+    definitions.restore(run, &ids).await?;
+    state::enter(&run.target, Phase::SchemaReady, "").await
+}
+
+/// Completes the target: what remains of post-data, foreign keys, and what acts on rows. Enters `Following`.
+pub(super) async fn finish(run: &Run) -> Result<()> {
+    let definitions = Definitions::fetch(run).await?;
+    let last = definitions.plan.last.clone();
+    definitions.restore(run, &last).await?;
+    if replica_role(run).await? != ReplicaRole::Denied {
+        definitions.arm(run).await?;
+    }
+    state::enter(&run.target, Phase::Following, "").await
+}
+
+/// Creates whatever had to wait until no more changes are applied.
+pub(super) async fn arm_at_last(run: &Run) -> Result<()> {
+    Definitions::fetch(run).await?.arm(run).await
+}
+
+/// How triggers and foreign keys can be kept quiet on the target.
+pub(super) async fn replica_role(run: &Run) -> Result<ReplicaRole> {
+    Ok(Capabilities::probe(&run.target).await?.replica_role)
+}
+
+/// How builds run.
+pub(super) async fn build_settings(run: &Run) -> Result<BuildSettings> {
+    Ok(BuildSettings {
+        maintenance_work_mem: None,
+        source_search_path: Some(source_search_path(&run.source).await?),
+        tablespaces: Tablespaces::Default,
+    })
+}
+
+impl Definitions {
+    /// The archive as it was dumped when the migration began, wherever that was.
+    pub(super) async fn fetch(run: &Run) -> Result<Definitions> {
+        let tools = tools(run).await?;
+        let directory = directory()?;
+        let path = directory.path().join("definitions.dump");
+        let content = state::load_archive(&run.target).await?;
+        tokio::fs::write(&path, &content).await.map_err(|error| {
+            Error::new(ErrorKind::Local, "write the archive of definitions").because(error)
+        })?;
+        let archive = Archive::open(path).await?;
+        let plan = Plan::new(&archive.toc, filter_settings(run).await?);
+        Ok(Definitions { tools, archive, plan, _directory: directory })
+    }
+
+    /// Builds that are still to be done.
+    pub(super) async fn pending(run: &Run, builds: Vec<Build>) -> Result<Vec<Build>> {
+        let done = state::restored(&run.target).await?;
+        Ok(builds.into_iter().filter(|build| !done.contains(&build.id)).collect())
+    }
+
+    async fn restore(&self, run: &Run, ids: &[DumpId]) -> Result<()> {
+        let done = state::restored(&run.target).await?;
+        let ids: Vec<DumpId> = ids.iter().copied().filter(|id| !done.contains(id)).collect();
+        let settings = RestoreSettings { run: run.restore, tablespaces: Tablespaces::Default };
+        let restored =
+            schema::restore(&self.tools, &self.archive, &run.options.target, &ids, settings).await?;
+        for warning in schema::restore_privileges(&run.target, &self.archive.toc, restored.warnings).await? {
+            run.warn(&warning.to_string()).await?;
+        }
+        state::mark_restored(&run.target, &ids).await
+    }
+
+    async fn arm(&self, run: &Run) -> Result<()> {
+        let foreign_keys = Self::pending(run, self.plan.foreign_keys.clone()).await?;
+        let (_, nothing_to_wait_for) = mpsc::channel(1);
+        Builder::new(run, foreign_keys, |_| None, build_settings(run).await?)
+            .await?
+            .run(nothing_to_wait_for)
+            .await?;
+        self.restore(run, &self.plan.armed).await
+    }
+}
+
+async fn tools(run: &Run) -> Result<Tools> {
+    schema::find_tools(run.options.pgbin.as_deref(), run.source_version, run.target_version).await
+}
+
+fn directory() -> Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix("pgstream-")
+        .tempdir()
+        .map_err(|error| Error::new(ErrorKind::Local, "create a working directory").because(error))
+}
+
+async fn filter_settings(run: &Run) -> Result<FilterSettings> {
+    let row = run
+        .target
+        .query_one("SELECT pg_catalog.to_regnamespace('public') IS NOT NULL", &[])
+        .await
+        .map_err(|error| Error::from_postgres("look for the schema public", error))?;
+    let public_schema = if row.get(0) { Schema::Exists } else { Schema::Missing };
+    let superuser = Capabilities::probe(&run.target).await?.is_superuser;
+    let event_triggers = if superuser { EventTriggers::Restore } else { EventTriggers::Skip };
+    Ok(FilterSettings { public_schema, event_triggers })
+}
+
+async fn is_sql_ascii(run: &Run) -> Result<bool> {
+    let row = run
+        .source
+        .query_one("SELECT pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'", &[])
+        .await
+        .map_err(|error| Error::from_postgres("read the source's encoding", error))?;
+    Ok(row.get(0))
+}
+
+/// Keeps each column's method unless the target was built without one (P74).
+async fn toast_compression(run: &Run) -> Result<ToastCompression> {
+    let row = run
+        .target
+        .query_opt(
+            "SELECT 'lz4' = ANY (enumvals) FROM pg_catalog.pg_settings WHERE name = 'default_toast_compression'",
+            &[],
+        )
+        .await
+        .map_err(|error| Error::from_postgres("read what the target can compress with", error))?;
+    let knows_lz4 = row.is_some_and(|row| row.get(0));
+    Ok(if knows_lz4 { ToastCompression::Keep } else { ToastCompression::Drop })
+}

@@ -1,0 +1,224 @@
+//! From definitions to a full target: publication and slot, rows, and indexes behind the rows.
+//!
+//! Hazard: a table counts as copied when the ledger says so, and only under the snapshot whose position the
+//! ledger holds. A snapshot that is lost, or a table that was rewritten under it (P15), costs a new snapshot at
+//! a later position for what is not finished, and nothing else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+
+use super::build::Builder;
+use super::define::{self, Definitions};
+use super::open::{self, OpenSnapshot};
+use super::run::Run;
+use super::selection::{Selection, Wishes, select};
+use super::state;
+use crate::apply::{self, LaneId};
+use crate::bulk::ledger::{self, TableState};
+use crate::bulk::{CopyEvent, CopyPlan, TableCopy, copy_tables};
+use crate::catalog::{self, Catalog, Table};
+use crate::error::{Error, ErrorKind, Result, describe};
+use crate::pg::{QualifiedName, quote_literal};
+use crate::telemetry::Phase;
+use crate::wire::{Meter, Session, SessionSettings};
+
+/// Snapshots that may be lost, or found too old, before we ask for help.
+const WAVES: u32 = 10;
+
+/// Takes the target from `SchemaReady` (or wherever an interrupted run left it) to `CatchingUp`.
+pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
+    let mut snapshot = None;
+    if phase == Phase::SchemaReady {
+        snapshot = Some(begin(run).await?);
+    }
+    let (source, target) = (catalog::load(&run.source).await?, catalog::load(&run.target).await?);
+    let sizes: HashMap<&QualifiedName, u64> =
+        source.tables.iter().map(|table| (&table.name, table.bytes)).collect();
+    let to_come: HashMap<QualifiedName, u64> = unfinished(run)
+        .await?
+        .into_iter()
+        .map(|name| {
+            let bytes = sizes.get(&name).copied().unwrap_or(0);
+            (name, bytes)
+        })
+        .collect();
+    let definitions = Definitions::fetch(run).await?;
+    let builds = Definitions::pending(run, definitions.plan.builds).await?;
+    let settings = define::build_settings(run).await?;
+    let builder = Builder::new(run, builds, |table| to_come.get(table).copied(), settings).await?;
+    let (events, copied) = mpsc::channel(1024);
+    // An index that cannot be built ends the copy at once, and the other way round.
+    tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events))?;
+    state::enter(&run.target, Phase::CatchingUp, "").await
+}
+
+async fn unfinished(run: &Run) -> Result<Vec<QualifiedName>> {
+    let ledger = ledger::read(&run.target).await?;
+    Ok(ledger
+        .into_iter()
+        .filter(|(_, state)| *state == TableState::Unfinished)
+        .map(|(name, _)| name)
+        .collect())
+}
+
+/// Publishes, takes the slot, and enters the tables into the ledger.
+async fn begin(run: &Run) -> Result<OpenSnapshot> {
+    let before = catalog::load(&run.source).await?;
+    let selection = select(&before, &Wishes::of(&run.identity, &before)?);
+    for (table, why) in &selection.definitions_only {
+        run.warn(&format!("{}: the definition is carried, its rows are not: {why}", table.plain())).await?;
+    }
+    open::publish(run, &selection).await?;
+    let snapshot = open::open_slot(run).await?;
+    let shown = catalog_under(run, &snapshot).await?;
+    unchanged_since(run, &selection, &shown).await?;
+    run.target
+        .batch_execute("DELETE FROM pgstream.progress")
+        .await
+        .map_err(|error| Error::from_postgres("begin the progress anew", error))?;
+    apply::begin_progress(&run.target, &run.id.slot(), LaneId::FIRST, snapshot.consistent_point).await?;
+    let enter = format!(
+        "{};
+         DELETE FROM pgstream.copied_part;
+         UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0;
+         UPDATE pgstream.migration SET consistent_point = {}",
+        ledger::enter(selection.moved.iter()).unwrap_or_default(),
+        quote_literal(&snapshot.consistent_point.to_string())
+    );
+    state::enter(&run.target, Phase::Copying, &enter).await?;
+    Ok(snapshot)
+}
+
+/// The source's catalog exactly as the snapshot shows it.
+async fn catalog_under(run: &Run, snapshot: &OpenSnapshot) -> Result<Catalog> {
+    let session = Session::connect(&run.options.source, &SessionSettings::role("catalog")).await?;
+    let import = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+        quote_literal(snapshot.keeper.snapshot())
+    );
+    session.batch_execute(&import).await.map_err(|error| {
+        Error::new(ErrorKind::Snapshot, "read the catalog under the snapshot")
+            .because(Error::from_postgres("join the snapshot", error))
+    })?;
+    catalog::load(&session).await
+}
+
+/// Definitions were dumped before the slot existed; what changed in between is in neither dump nor stream (P25).
+async fn unchanged_since(run: &Run, selection: &Selection, shown: &Catalog) -> Result<()> {
+    let hint = "The source's definitions changed while they were being carried over. Empty the target database \
+                and run again, when no DDL runs on the source.";
+    if select(shown, &Wishes::of(&run.identity, shown)?).moved != selection.moved {
+        return Err(
+            Error::new(ErrorKind::Drift, "compare the source's tables with those being published").hint(hint)
+        );
+    }
+    let target = catalog::load(&run.target).await?;
+    let moved: Vec<_> = catalog::compare(shown, &target)
+        .into_iter()
+        .filter(|difference| selection.moved.contains(&difference.table))
+        .map(|difference| difference.to_string())
+        .collect();
+    if moved.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Drift, format!("compare the two ends: {}", moved.join("; "))).hint(hint))
+}
+
+/// Copies what is not copied, one snapshot after the other until nothing is left.
+async fn copy(
+    run: &Run,
+    target: &Catalog,
+    mut snapshot: Option<OpenSnapshot>,
+    events: mpsc::Sender<CopyEvent>,
+) -> Result<()> {
+    let meter = Arc::new(Meter::default());
+    for _ in 0..WAVES {
+        let unfinished = unfinished(run).await?;
+        if unfinished.is_empty() {
+            return state::enter(&run.target, Phase::Building, "").await;
+        }
+        let current = match snapshot.take() {
+            Some(snapshot) => snapshot,
+            None => open::later_snapshot(run).await?,
+        };
+        let source = catalog_under(run, &current).await?;
+        let plan = CopyPlan {
+            source: run.options.source.clone(),
+            target: run.options.target.clone(),
+            source_version: run.source_version,
+            snapshot: current.keeper.snapshot().to_owned(),
+            watermark: current.consistent_point,
+            tables: copies(&unfinished, &source, target)?,
+            jobs: run.options.copy_jobs.get(),
+            split_bytes: run.options.split_bytes,
+            lock_timeout: run.options.lock_timeout,
+            encoding: if source.encoding == "SQL_ASCII" { "SQL_ASCII".into() } else { "UTF8".into() },
+            meter: Arc::clone(&meter),
+        };
+        let bytes = plan.tables.iter().map(|table| table.bytes).sum();
+        run.progress.copy_started(bytes, plan.tables.len() as u64);
+        match watched(run, &current, &meter, copy_tables(plan, events.clone())).await {
+            Ok(outcome) if outcome.rewritten.is_empty() => {}
+            Ok(outcome) => {
+                let names: Vec<_> = outcome.rewritten.iter().map(QualifiedName::plain).collect();
+                run.progress
+                    .note(&format!("rewritten on the source meanwhile, copied anew: {}", names.join(", ")));
+            }
+            Err(error) if error.kind() == ErrorKind::Snapshot || current.keeper.is_lost() => {
+                run.progress.warn(&format!("{}; going on under a new snapshot", describe(&error)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(Error::new(ErrorKind::Copy, format!("copy every table within {WAVES} snapshots")).hint(
+        "Tables are being rewritten or the source restarts over and over; run again when that has ended.",
+    ))
+}
+
+/// Shows what passes through the splice, twice a second, while `work` runs.
+async fn watched<T>(run: &Run, snapshot: &OpenSnapshot, meter: &Meter, work: impl Future<Output = T>) -> T {
+    let mut tick = tokio::time::interval(Duration::from_millis(500));
+    let mut shown = meter.bytes();
+    let mut show = || {
+        let passed = meter.bytes();
+        run.progress.copied(passed - shown);
+        run.metrics.copied_bytes(passed - shown);
+        run.metrics.snapshot_age(snapshot.keeper.age());
+        run.health.beat(Instant::now());
+        shown = passed;
+    };
+    let mut work = std::pin::pin!(work);
+    loop {
+        tokio::select! {
+            done = &mut work => {
+                show();
+                run.metrics.snapshot_age(Duration::ZERO);
+                return done;
+            }
+            _ = tick.tick() => show(),
+        }
+    }
+}
+
+fn copies(unfinished: &[QualifiedName], source: &Catalog, target: &Catalog) -> Result<Vec<TableCopy>> {
+    fn by_name(catalog: &Catalog) -> HashMap<&QualifiedName, &Table> {
+        catalog.tables.iter().map(|table| (&table.name, table)).collect()
+    }
+    let (on_source, on_target) = (by_name(source), by_name(target));
+    unfinished
+        .iter()
+        .map(|name| {
+            let missing = |side: &str| {
+                Error::new(ErrorKind::Drift, format!("copy table {}", name.plain())).hint(format!(
+                    "The table is no longer there on the {side}: it was dropped or renamed meanwhile."
+                ))
+            };
+            let from = on_source.get(name).ok_or_else(|| missing("source"))?;
+            let to = on_target.get(name).ok_or_else(|| missing("target"))?;
+            Ok(TableCopy::new(from, to))
+        })
+        .collect()
+}

@@ -1,0 +1,349 @@
+//! One migration from wherever it stands to wherever it is told to go.
+//!
+//! Hazard: after any broken connection we cannot know what the servers have done. So nothing is carried
+//! over in memory: an attempt reads the durable state on the target and goes on from there, exactly as a new
+//! process would, and a retry is simply the next attempt.
+
+use std::time::{Duration, Instant};
+
+use super::config::{Ending, Options};
+use super::outcome::{Ended, Figures, Outcome};
+use super::shutdown::Shutdown;
+use super::state::{self, Made, MigrationId, State};
+use super::{cutover, define, follow, load, release};
+use crate::apply::{self, LaneId};
+use crate::bulk::ledger;
+use crate::error::{Error, ErrorKind, Recovery, Result, describe};
+use crate::pg::{Identifier, Lsn, ServerVersion};
+use crate::precheck::{self, CheckOptions, IdentityChoice, Report, Resuming, Verdict};
+use crate::replication::{SourceIdentity, identify};
+use crate::schema::RestoreRun;
+use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, Readiness, Side};
+use crate::wire::{Connection, ConnectionSettings, Session, SessionSettings};
+
+/// Who watches a run, and who may stop it.
+#[derive(Debug, Clone)]
+pub struct Watchers {
+    /// Progress for people.
+    pub progress: Progress,
+    /// Metrics of this database.
+    pub metrics: DatabaseMetrics,
+    /// What `/healthz` and `/readyz` answer.
+    pub health: Health,
+    /// Names the migration in every log line.
+    pub log: telemetry::MigrationId,
+    /// The operator's wish to stop.
+    pub shutdown: Shutdown,
+}
+
+/// What an attempt works with. Sessions are the control sessions: short statements only.
+pub(super) struct Run {
+    pub(super) options: Options,
+    pub(super) progress: Progress,
+    pub(super) shutdown: Shutdown,
+    pub(super) source: Session,
+    pub(super) target: Session,
+    pub(super) source_version: ServerVersion,
+    pub(super) target_version: ServerVersion,
+    pub(super) id: MigrationId,
+    pub(super) identity: IdentityChoice,
+    pub(super) restore: RestoreRun,
+    pub(super) metrics: DatabaseMetrics,
+    pub(super) health: Health,
+}
+
+/// Attempts that fail quickly one after the other before the error counts.
+const PATIENCE: u32 = 12;
+/// An attempt that lasted this long was going well.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// Runs a migration until its end, trying again while the errors are of the kind that passes.
+///
+/// # Errors
+/// `Check` when a check blocks it; `Cancelled` when the operator stopped it before it followed; else what
+/// went wrong. Running again is safe in every case.
+pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> {
+    let started = Instant::now();
+    let mut failures = 0;
+    let mut worked = false;
+    loop {
+        let attempt = Instant::now();
+        let ended = attempt_once(options, watchers, &mut worked).await;
+        let error = match ended {
+            Ok(mut outcome) => {
+                outcome.figures.elapsed = started.elapsed();
+                return Ok(outcome);
+            }
+            Err(error) => error,
+        };
+        failures = if attempt.elapsed() > STEADY { 1 } else { failures + 1 };
+        if !worked
+            || error.recovery() != Recovery::Retry
+            || failures > PATIENCE
+            || watchers.shutdown.is_requested()
+        {
+            return Err(error);
+        }
+        let pause = Duration::from_millis(250 << failures.min(7));
+        tracing::warn!(error = %describe(&error), failures, pause_ms = pause.as_millis() as u64, "broke off; trying again");
+        watchers.progress.note(&format!("{}; trying again", describe(&error)));
+        watchers.metrics.reconnected(Side::Source);
+        let mut stop = watchers.shutdown.clone();
+        // Nothing to wait for but time: a server is away.
+        let waited = async {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        };
+        stop.or_stop(waited).await?;
+    }
+}
+
+async fn attempt_once(options: &Options, watchers: &Watchers, worked: &mut bool) -> Result<Outcome> {
+    let mut stop = watchers.shutdown.clone();
+    let run = stop.or_stop(adopt(options, watchers)).await?;
+    *worked = true;
+    let ended = run.go_on(&mut stop).await;
+    if let Err(error) = &ended
+        && error.recovery() == Recovery::Operator
+        && error.kind() != ErrorKind::Cancelled
+    {
+        run.give_up().await;
+    }
+    ended
+}
+
+/// Connects, and finds or begins the migration's state.
+async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
+    let settings = SessionSettings::role("control");
+    let source =
+        Session::connect(&options.source, &settings).await.map_err(|error| on_side(Side::Source, error))?;
+    let target =
+        Session::connect(&options.target, &settings).await.map_err(|error| on_side(Side::Target, error))?;
+    state::lock(&target).await?;
+    let found = state::find(&target).await?;
+    let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
+    let identity_choice = options.identity.read()?;
+    let checks = CheckOptions { resuming, identity: identity_choice.clone(), ..CheckOptions::default() };
+    let report = precheck::check(&options.source, &options.target, &checks).await?;
+    passed(&report)?;
+    let identity = identify_source(options).await?;
+    let id = match &found {
+        Some(state) => {
+            same_source(state, &identity, options.source.database())?;
+            watchers.progress.note(&format!(
+                "going on with migration {} (phase: {})",
+                state.id.as_str(),
+                state.phase.label()
+            ));
+            state.id.clone()
+        }
+        None => MigrationId::random(),
+    };
+    watchers.log.set(id.as_str());
+    let run = Run {
+        options: options.clone(),
+        progress: watchers.progress.clone(),
+        metrics: watchers.metrics.clone(),
+        health: watchers.health.clone(),
+        shutdown: watchers.shutdown.clone(),
+        source_version: source.version(),
+        target_version: target.version(),
+        source,
+        target,
+        id,
+        identity: identity_choice,
+        restore: if found.is_some() { RestoreRun::Resumed } else { RestoreRun::First },
+    };
+    if found.is_none() {
+        let state = State {
+            id: run.id.clone(),
+            source_system: identity.system,
+            source_timeline: identity.timeline,
+            source_database: run.options.source.database().to_owned(),
+            phase: Phase::Planned,
+            consistent_point: None,
+        };
+        state::begin(&run.target, &state).await?;
+        for outcome in report.with(Verdict::Warn) {
+            run.warn(&outcome.message).await?;
+        }
+    }
+    Ok(run)
+}
+
+/// Turns checks that block into the one error that names them all.
+fn passed(report: &Report) -> Result<()> {
+    let blocked: Vec<String> = report
+        .with(Verdict::Block)
+        .map(|outcome| match &outcome.fix {
+            Some(fix) => format!("{}: {}\n    {fix}", outcome.id, outcome.message),
+            None => format!("{}: {}", outcome.id, outcome.message),
+        })
+        .collect();
+    if blocked.is_empty() {
+        return Ok(());
+    }
+    let doing = match blocked.len() {
+        1 => "start the migration, which a check blocks".to_owned(),
+        count => format!("start the migration, which {count} checks block"),
+    };
+    Err(Error::new(ErrorKind::Check, doing)
+        .hint(format!("Mend this and run again:\n  {}", blocked.join("\n  "))))
+}
+
+fn on_side(side: Side, error: Error) -> Error {
+    let kind = error.kind();
+    Error::new(kind, format!("connect to the {}", side.label())).because(error)
+}
+
+async fn identify_source(options: &Options) -> Result<SourceIdentity> {
+    let settings = ConnectionSettings::replication("identify");
+    let mut connection = Connection::connect(&options.source, &settings)
+        .await
+        .map_err(|error| on_side(Side::Source, error))?;
+    identify(&mut connection).await
+}
+
+/// Refuses to go on from another server, database or timeline than the one the state came from (P23).
+fn same_source(state: &State, now: &SourceIdentity, database: &str) -> Result<()> {
+    let differs = |what: &str| {
+        Err(Error::new(ErrorKind::State, format!("go on with migration {}", state.id.as_str())).hint(format!(
+            "The source {what} is not the one this target was being filled from. Point --source at that one, or \
+             drop the target database and begin anew."
+        )))
+    };
+    if state.source_system != now.system {
+        return differs("server");
+    }
+    if state.source_database != database {
+        return differs("database");
+    }
+    if state.source_timeline != now.timeline {
+        return differs("server was promoted: its timeline");
+    }
+    Ok(())
+}
+
+impl Run {
+    /// From the phase the state names to the ending the operator wants.
+    async fn go_on(&self, stop: &mut Shutdown) -> Result<Outcome> {
+        let mut phase = self.phase().await?;
+        if phase == Phase::Planned {
+            self.show(phase);
+            stop.or_stop(define::define(self)).await?;
+            phase = Phase::SchemaReady;
+        }
+        if phase <= Phase::Building {
+            self.show(phase);
+            stop.or_stop(load::load(self, phase)).await?;
+            phase = Phase::CatchingUp;
+        }
+        if phase == Phase::CatchingUp {
+            self.show(phase);
+            if follow::catch_up(self).await? == follow::Ended::Interrupted {
+                return self.outcome(Ended::Interrupted).await;
+            }
+            stop.or_stop(define::finish(self)).await?;
+            phase = Phase::Following;
+        }
+        if phase == Phase::Following {
+            self.show(phase);
+            self.health.set_readiness(Readiness::InStep);
+            match (follow::follow(self).await?, &self.options.ending) {
+                (follow::Ended::Interrupted, _) => return self.outcome(Ended::Interrupted).await,
+                (follow::Ended::Reached, Ending::Stop { .. }) => {
+                    state::enter(&self.target, Phase::Fenced, "").await?;
+                }
+                (follow::Ended::Reached, Ending::CaughtUp | Ending::Interrupt) => {
+                    return self.outcome(Ended::CaughtUp).await;
+                }
+            }
+        }
+        self.show(Phase::Fenced);
+        stop.or_stop(cutover::carry_the_rest(self)).await?;
+        let outcome = self.outcome(Ended::Stopped).await?;
+        self.show(Phase::CutOver);
+        release::release_source(&self.source, &self.target).await?;
+        state::remove(&self.target).await?;
+        Ok(outcome)
+    }
+
+    /// The publications that the stream is made of.
+    pub(super) async fn publications(&self) -> Result<Vec<Identifier>> {
+        let made = state::journalled(&self.target).await?;
+        Ok(made
+            .into_iter()
+            .filter_map(|made| match made {
+                Made::Publication(name) => Some(name),
+                Made::Slot(_) | Made::ReplicaIdentity { .. } => None,
+            })
+            .collect())
+    }
+
+    pub(super) async fn phase(&self) -> Result<Phase> {
+        let state = state::find(&self.target).await?;
+        state
+            .map(|state| state.phase)
+            .ok_or_else(|| Error::new(ErrorKind::State, "read the migration's phase"))
+    }
+
+    fn show(&self, phase: Phase) {
+        self.progress.phase(phase);
+        self.metrics.phase(phase);
+    }
+
+    /// Tells the operator at once and keeps it for the result.
+    pub(super) async fn warn(&self, message: &str) -> Result<()> {
+        self.progress.warn(message);
+        state::warn(&self.target, message).await
+    }
+
+    /// An error that needs a person, before the target was complete: the source is left as we found it.
+    ///
+    /// Once the target is in step, the slot is what lets a run go on when the cause is mended, and stays.
+    async fn give_up(&self) {
+        let doing = async {
+            if self.phase().await? > Phase::Building {
+                return Ok(());
+            }
+            release::release_source(&self.source, &self.target).await?;
+            // What was copied is worth nothing without the stream that followed it.
+            let again =
+                "UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0;
+                         DELETE FROM pgstream.progress";
+            let planned = self.phase().await? == Phase::Planned;
+            let phase = if planned { Phase::Planned } else { Phase::SchemaReady };
+            state::enter(&self.target, phase, again).await?;
+            self.progress.note("slot and publication are removed from the source; the next run copies anew");
+            Ok::<(), Error>(())
+        };
+        if let Err(error) = doing.await {
+            tracing::error!(error = %describe(&error), "the source could not be left clean");
+            self.progress.warn(&format!("the source could not be left clean: {}", describe(&error)));
+        }
+    }
+
+    async fn outcome(&self, ended: Ended) -> Result<Outcome> {
+        let tables = ledger::read(&self.target).await?;
+        let mut figures = Figures { tables: tables.len() as u64, ..Figures::default() };
+        for state in tables.values() {
+            if let ledger::TableState::Copied { rows, bytes, .. } = state {
+                figures.rows_copied += rows;
+                figures.bytes_copied += bytes;
+            }
+        }
+        let progress = apply::read_progress(&self.target, &self.id.slot(), LaneId::FIRST).await?;
+        let position = progress.as_ref().map_or(Lsn::ZERO, |progress| progress.end_lsn);
+        if let Some(progress) = progress {
+            figures.transactions_applied = progress.transactions.unsigned_abs();
+            figures.changes_applied = progress.changes.unsigned_abs();
+        }
+        Ok(Outcome {
+            database: self.options.source.database().to_owned(),
+            ended,
+            position,
+            figures,
+            warnings: state::warnings(&self.target).await?,
+        })
+    }
+}

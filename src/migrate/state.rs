@@ -1,0 +1,410 @@
+//! What a migration remembers: schema `pgstream` in the target database.
+//!
+//! Hazard: a crash may come between any two statements. So every object that we are about to make on the
+//! source is written here first (P30), a phase is entered in the same transaction as what begins it, and
+//! the archive of definitions is kept here, too, so that a run goes on from another machine.
+
+use std::collections::HashSet;
+
+use crate::apply;
+use crate::bulk::ledger;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::{Identifier, Lsn, QualifiedName, SlotName, SystemIdentifier, Timeline, quote_literal};
+use crate::schema::DumpId;
+use crate::telemetry::Phase;
+use crate::wire::Session;
+
+const DDL: &str = "
+CREATE SCHEMA IF NOT EXISTS pgstream;
+REVOKE ALL ON SCHEMA pgstream FROM PUBLIC;
+COMMENT ON SCHEMA pgstream IS 'state of a migration by pgstream; removed when it is complete';
+CREATE TABLE IF NOT EXISTS pgstream.migration (
+    id text PRIMARY KEY,
+    source_system text NOT NULL,
+    source_timeline bigint NOT NULL,
+    source_database text NOT NULL,
+    phase text NOT NULL,
+    consistent_point pg_lsn,
+    started_at timestamptz NOT NULL DEFAULT now(),
+    phase_entered_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS pgstream.journal (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind text NOT NULL,
+    schema_name text NOT NULL,
+    object_name text NOT NULL,
+    detail text NOT NULL,
+    made_at timestamptz NOT NULL DEFAULT now(),
+    UNIQUE (kind, schema_name, object_name));
+CREATE TABLE IF NOT EXISTS pgstream.archive (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    content bytea NOT NULL);
+CREATE TABLE IF NOT EXISTS pgstream.restored (
+    dump_id bigint PRIMARY KEY,
+    restored_at timestamptz NOT NULL DEFAULT now());
+CREATE TABLE IF NOT EXISTS pgstream.warning (
+    seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    message text NOT NULL UNIQUE)";
+
+/// The advisory lock of an engine at work; "pgstream" in ASCII.
+const LOCK_KEY: i64 = 0x7067_7374_7265_616d;
+
+/// What tells one migration from every other; part of each name that we give on the source (P29).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationId(String);
+
+impl MigrationId {
+    /// A new one: eight random hexadecimal digits.
+    #[must_use]
+    pub fn random() -> MigrationId {
+        use std::hash::{BuildHasher, Hasher};
+
+        // The standard library seeds each of these anew from the system's randomness.
+        let number = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        MigrationId(format!("{:08x}", number & 0xFFFF_FFFF))
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The slot that the stream runs from.
+    #[must_use]
+    pub fn slot(&self) -> SlotName {
+        format!("pgstream_{}", self.0).parse().expect("hexadecimal digits are legal in a slot's name")
+    }
+
+    /// A slot for one later snapshot; temporary.
+    #[must_use]
+    pub fn snapshot_slot(&self) -> SlotName {
+        format!("pgstream_{}_snapshot", self.0)
+            .parse()
+            .expect("hexadecimal digits are legal in a slot's name")
+    }
+
+    /// The publication of everything that changes in every way.
+    #[must_use]
+    pub fn publication(&self) -> Identifier {
+        Identifier::new(format!("pgstream_{}", self.0))
+    }
+
+    /// The publication of tables that only grow.
+    #[must_use]
+    pub fn insert_publication(&self) -> Identifier {
+        Identifier::new(format!("pgstream_{}_insert", self.0))
+    }
+}
+
+/// The migration's row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct State {
+    /// Its id.
+    pub id: MigrationId,
+    /// The source cluster.
+    pub source_system: SystemIdentifier,
+    /// The source's timeline when it began (P23).
+    pub source_timeline: Timeline,
+    /// The source database.
+    pub source_database: String,
+    /// The phase entered last.
+    pub phase: Phase,
+    /// The slot's consistent point, once there is a slot.
+    pub consistent_point: Option<Lsn>,
+}
+
+/// Something on the source that is ours to undo.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Made {
+    /// A publication.
+    Publication(Identifier),
+    /// A replication slot.
+    Slot(SlotName),
+    /// `REPLICA IDENTITY FULL` on a table, with the clause that sets it back: `DEFAULT`, `USING INDEX "i"`.
+    ReplicaIdentity {
+        /// The table.
+        table: QualifiedName,
+        /// What it was.
+        before: String,
+    },
+}
+
+impl Made {
+    fn columns(&self) -> (&'static str, &str, &str, &str) {
+        match self {
+            Made::Publication(name) => ("publication", "", name.raw(), ""),
+            Made::Slot(name) => ("slot", "", name.as_str(), ""),
+            Made::ReplicaIdentity { table, before } => {
+                ("replica_identity", table.schema.raw(), table.name.raw(), before)
+            }
+        }
+    }
+
+    fn from_columns(kind: &str, schema: &str, name: &str, detail: &str) -> Option<Made> {
+        match kind {
+            "publication" => Some(Made::Publication(Identifier::new(name))),
+            "slot" => name.parse().ok().map(Made::Slot),
+            "replica_identity" => Some(Made::ReplicaIdentity {
+                table: QualifiedName::new(schema, name),
+                before: detail.to_owned(),
+            }),
+            _ => None,
+        }
+    }
+}
+
+fn failed(doing: &str) -> impl FnOnce(tokio_postgres::Error) -> Error + '_ {
+    move |error| Error::from_postgres(doing, error)
+}
+
+/// Takes the lock that lets only one engine work on this target database, for as long as `target` lives.
+///
+/// # Errors
+/// `State` when another engine holds it.
+pub async fn lock(target: &Session) -> Result<()> {
+    // A killed engine's session may take a moment to go; nothing but its end can be waited for.
+    target.batch_execute("SET lock_timeout = '20s'").await.map_err(failed("set lock_timeout"))?;
+    let locked = target.query_one(&format!("SELECT pg_catalog.pg_advisory_lock({LOCK_KEY})"), &[]).await;
+    target.batch_execute("SET lock_timeout = 0").await.map_err(failed("set lock_timeout"))?;
+    locked.map_err(|error| {
+        let error = Error::from_postgres("lock the target database for this migration", error);
+        if error.sqlstate() == Some(crate::pg::SqlState::LOCK_NOT_AVAILABLE) {
+            return error.into_kind(ErrorKind::State).hint(
+                "Another pgstream works on this target database (see pg_stat_activity); end it, or let it finish.",
+            );
+        }
+        error
+    })?;
+    // Whatever a killed engine left running here would race with us: we hold the lock, so it is ownerless.
+    target
+        .execute(
+            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+              WHERE datname = pg_catalog.current_database() AND usename = current_user
+                AND application_name LIKE 'pgstream %' AND pid <> pg_catalog.pg_backend_pid()
+                AND backend_start < (SELECT backend_start FROM pg_catalog.pg_stat_activity
+                                      WHERE pid = pg_catalog.pg_backend_pid())",
+            &[],
+        )
+        .await
+        .map_err(failed("end what an earlier run left behind"))?;
+    Ok(())
+}
+
+/// Reads the state; `None` when this database holds none.
+///
+/// # Errors
+/// `Connect`, `Sql`; `State` if what is there cannot be read.
+pub async fn find(target: &Session) -> Result<Option<State>> {
+    let doing = "read the migration's state";
+    let exists = target
+        .query_one("SELECT pg_catalog.to_regclass('pgstream.migration') IS NOT NULL", &[])
+        .await
+        .map_err(failed(doing))?;
+    if !exists.get::<_, bool>(0) {
+        return Ok(None);
+    }
+    let row = target
+        .query_opt(
+            "SELECT id, source_system, source_timeline, source_database, phase, consistent_point::text
+               FROM pgstream.migration",
+            &[],
+        )
+        .await
+        .map_err(failed(doing))?;
+    let Some(row) = row else { return Ok(None) };
+    let unreadable = || {
+        Error::new(ErrorKind::State, doing)
+            .hint("The schema pgstream on the target was written by another version, or changed by hand.")
+    };
+    Ok(Some(State {
+        id: MigrationId(row.get(0)),
+        source_system: SystemIdentifier::new(row.get::<_, &str>(1).parse().map_err(|_| unreadable())?),
+        source_timeline: Timeline::new(u32::try_from(row.get::<_, i64>(2)).map_err(|_| unreadable())?),
+        source_database: row.get(3),
+        phase: phase_named(row.get(4)).ok_or_else(unreadable)?,
+        consistent_point: row.get::<_, Option<&str>>(5).and_then(|text| text.parse().ok()),
+    }))
+}
+
+fn phase_named(label: &str) -> Option<Phase> {
+    Phase::ALL.iter().copied().find(|phase| phase.label() == label)
+}
+
+/// Creates the schema and enters the first phase.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn begin(target: &Session, state: &State) -> Result<()> {
+    // Several statements in one query are one transaction.
+    let begin = format!(
+        "SET client_min_messages = warning;
+         {DDL}; {}; {};
+         INSERT INTO pgstream.migration (id, source_system, source_timeline, source_database, phase)
+         VALUES ({}, '{}', {}, {}, '{}')",
+        ledger::DDL,
+        apply::PROGRESS_DDL,
+        quote_literal(state.id.as_str()),
+        state.source_system,
+        state.source_timeline,
+        quote_literal(&state.source_database),
+        state.phase.label()
+    );
+    target.batch_execute(&begin).await.map_err(failed("create the migration's state on the target"))
+}
+
+/// Enters a phase, and does `also` in the same transaction.
+///
+/// # Errors
+/// `Connect` or `Sql`; nothing was done then.
+pub async fn enter(target: &Session, phase: Phase, also: &str) -> Result<()> {
+    let enter = format!(
+        "{also};
+         UPDATE pgstream.migration SET phase = '{}', phase_entered_at = pg_catalog.now()",
+        phase.label()
+    );
+    target.batch_execute(&enter).await.map_err(failed(&format!("enter phase {}", phase.label())))?;
+    tracing::info!(phase = phase.label(), "phase entered");
+    Ok(())
+}
+
+/// Writes down what is about to be made on the source, before it is made.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn journal(target: &Session, made: &Made) -> Result<()> {
+    let (kind, schema, name, detail) = made.columns();
+    // What a table's identity was before is what it was before the *first* time.
+    target
+        .execute(
+            "INSERT INTO pgstream.journal (kind, schema_name, object_name, detail)
+             VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING",
+            &[&kind, &schema, &name, &detail],
+        )
+        .await
+        .map(drop)
+        .map_err(failed("write the journal"))
+}
+
+/// What has been made on the source, latest first.
+///
+/// # Errors
+/// `Connect` or `Sql`; `State` for an entry of a kind that we do not know.
+pub async fn journalled(target: &Session) -> Result<Vec<Made>> {
+    let rows = target
+        .query("SELECT kind, schema_name, object_name, detail FROM pgstream.journal ORDER BY seq DESC", &[])
+        .await
+        .map_err(failed("read the journal"))?;
+    rows.iter()
+        .map(|row| {
+            Made::from_columns(row.get(0), row.get(1), row.get(2), row.get(3))
+                .ok_or_else(|| Error::new(ErrorKind::State, "read the journal"))
+        })
+        .collect()
+}
+
+/// Forgets an entry that was undone.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn forget(target: &Session, made: &Made) -> Result<()> {
+    let (kind, schema, name, _) = made.columns();
+    target
+        .execute(
+            "DELETE FROM pgstream.journal WHERE kind = $1 AND schema_name = $2 AND object_name = $3",
+            &[&kind, &schema, &name],
+        )
+        .await
+        .map(drop)
+        .map_err(failed("write the journal"))
+}
+
+/// Keeps the archive of definitions.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn save_archive(target: &Session, content: &[u8]) -> Result<()> {
+    target
+        .execute(
+            "INSERT INTO pgstream.archive (content) VALUES ($1)
+             ON CONFLICT (only_row) DO UPDATE SET content = EXCLUDED.content",
+            &[&content],
+        )
+        .await
+        .map(drop)
+        .map_err(failed("keep the archive of definitions on the target"))
+}
+
+/// Fetches the archive again.
+///
+/// # Errors
+/// `Connect` or `Sql`; `State` if there is none.
+pub async fn load_archive(target: &Session) -> Result<Vec<u8>> {
+    let row = target
+        .query_opt("SELECT content FROM pgstream.archive", &[])
+        .await
+        .map_err(failed("fetch the archive of definitions from the target"))?;
+    row.map(|row| row.get(0)).ok_or_else(|| Error::new(ErrorKind::State, "find the archive of definitions"))
+}
+
+/// Notes entries of the archive as restored.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn mark_restored(target: &Session, ids: &[DumpId]) -> Result<()> {
+    let ids: Vec<i64> = ids.iter().map(|id| i64::from(id.get())).collect();
+    target
+        .execute(
+            "INSERT INTO pgstream.restored (dump_id) SELECT pg_catalog.unnest($1::int8[]) ON CONFLICT DO NOTHING",
+            &[&ids],
+        )
+        .await
+        .map(drop)
+        .map_err(failed("note what was restored"))
+}
+
+/// Entries of the archive that are restored.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn restored(target: &Session) -> Result<HashSet<DumpId>> {
+    let rows = target
+        .query("SELECT dump_id FROM pgstream.restored", &[])
+        .await
+        .map_err(failed("read what was restored"))?;
+    Ok(rows.iter().filter_map(|row| u32::try_from(row.get::<_, i64>(0)).ok()).map(DumpId::new).collect())
+}
+
+/// Keeps a warning for the result, also if this process does not live to print it.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn warn(target: &Session, message: &str) -> Result<()> {
+    target
+        .execute("INSERT INTO pgstream.warning (message) VALUES ($1) ON CONFLICT DO NOTHING", &[&message])
+        .await
+        .map(drop)
+        .map_err(failed("keep a warning"))
+}
+
+/// Every warning so far, in order.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn warnings(target: &Session) -> Result<Vec<String>> {
+    let rows = target
+        .query("SELECT message FROM pgstream.warning ORDER BY seq", &[])
+        .await
+        .map_err(failed("read the warnings"))?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Removes the state: the migration is over.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn remove(target: &Session) -> Result<()> {
+    target
+        .batch_execute("SET client_min_messages = warning; DROP SCHEMA IF EXISTS pgstream CASCADE")
+        .await
+        .map_err(failed("remove the migration's state from the target"))
+}
