@@ -22,6 +22,7 @@ pub mod catalog;
 pub mod cli;
 pub mod demo;
 pub mod error;
+pub mod fuzzing;
 pub mod migrate;
 pub mod pg;
 pub mod pgoutput;

@@ -1,3 +1,7 @@
 //! The `pgstream` program: everything is in the library.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pgstream::cli::main().into()
+}

@@ -1,1 +1,70 @@
-//! (to be written)
+//! The command line: what is asked for, and how the answer leaves.
+//!
+//! Hazard: scripts read the exit status and stdout. Stdout carries one JSON document under `--json` and
+//! nothing else ever but help; everything for people goes to stderr.
+
+mod args;
+mod choice;
+mod command;
+mod environment;
+mod exit;
+mod misuse;
+mod quantity;
+mod resolve;
+mod result;
+mod watch;
+
+use std::io::Write as _;
+
+pub use args::{
+    Args, CheckArgs, Command, DemoArgs, EndingArgs, Files, Identity, LogFormatArg, MigrateArgs, Pace, Parsed,
+    ReplicaIdentity, Servers, Talk, Until,
+};
+pub use exit::{Exit, Failure, fail};
+pub use misuse::Misuse;
+pub use quantity::{QuantityError, TableList};
+pub use resolve::Dsns;
+pub use result::{DatabaseResult, Method, MigrateResult, RoleResult, RoleStatus, Status};
+pub use watch::Watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::Output;
+
+/// Reads the process's command line, runs it, and says how to exit.
+#[must_use]
+pub fn main() -> Exit {
+    let args = match Args::read(std::env::args_os()) {
+        Ok(Parsed::Run(args)) => args,
+        Ok(Parsed::Show(text)) => {
+            // `pgstream --help | head` closes early, and that is no failure.
+            let _ = write!(std::io::stdout().lock(), "{text}");
+            return Exit::Done;
+        }
+        Err(error) => return fail(&error, Output::Human),
+    };
+    let output = args.command.talk().output();
+    let done = runtime().and_then(|runtime| runtime.block_on(run(args.command)));
+    done.unwrap_or_else(|error| fail(&error, output))
+}
+
+/// Runs one command to its end.
+async fn run(command: Command) -> Result<Exit> {
+    let directives = std::env::var("PGSTREAM_LOG").ok();
+    match command {
+        Command::Check(args) => command::check(args, directives).await,
+        Command::Migrate(args) => command::migrate(*args, directives).await,
+        Command::Demo(args) => {
+            let watch = Watch::start(&args.talk, directives, None).await?;
+            watch.finish().await;
+            Err(Error::new(ErrorKind::Bug, "run the demo"))
+        }
+    }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("pgstream-io")
+        .build()
+        .map_err(|error| Error::new(ErrorKind::Local, "start worker threads").because(error))
+}

@@ -1,0 +1,415 @@
+//! The command line, as clap reads it.
+//!
+//! Hazard: connection strings hold passwords. They are read into [`Secret`] at once, never become a default
+//! that help could print, and no message of the parser reaches the screen as it is (see `misuse.rs`).
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::error::ErrorKind as ClapKind;
+use clap::{ArgAction, Parser, Subcommand, ValueEnum};
+
+use super::misuse::Misuse;
+use super::quantity::{self, TableList};
+use crate::error::Error;
+use crate::pg::Secret;
+
+const EXITS: &str = "\
+Exit status: 0 done, or interrupted in step; 1 failed, running again is safe; 2 bad usage;
+3 a check blocks the migration; 4 verification found differences.";
+
+/// Moves live PostgreSQL databases from one server to another.
+#[derive(Debug, Parser)]
+#[command(name = "pgstream", version, after_help = EXITS, max_term_width = 100)]
+#[command(disable_help_subcommand = true, subcommand_required = true)]
+pub struct Args {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Look at both servers and say what stands in the way of a migration; change nothing.
+    #[command(after_help = EXITS)]
+    Check(CheckArgs),
+    /// Move a database: definitions, rows, then every change, until told to stop.
+    #[command(after_help = EXITS)]
+    Migrate(Box<MigrateArgs>),
+    /// Show a whole migration on two throwaway servers of this machine.
+    Demo(DemoArgs),
+}
+
+/// The two ends.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Servers")]
+pub struct Servers {
+    /// The server to move from: a URI or `key=value` string, as psql takes it [env: SOURCE_SERVICE_URI].
+    /// Other users see a command line: keep passwords in the variable, PGPASSFILE or a service file.
+    #[arg(short, long, value_name = "DSN", value_parser = secret)]
+    pub source: Option<Secret>,
+    /// The server to move to [env: TARGET_SERVICE_URI].
+    #[arg(short, long, value_name = "DSN", value_parser = secret)]
+    pub target: Option<Secret>,
+}
+
+/// What to do with tables whose updates and deletes cannot be published.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Tables")]
+pub struct Identity {
+    /// Set REPLICA IDENTITY FULL on tables without a key while the migration lasts.
+    #[arg(long, value_name = "full", hide_possible_values = true)]
+    pub replica_identity: Option<ReplicaIdentity>,
+    /// Publish only INSERT and TRUNCATE of these tables, which never see an UPDATE or DELETE; repeatable.
+    #[arg(long, value_name = "TABLE,…", value_parser = quantity::tables)]
+    pub insert_only: Vec<TableList>,
+    /// Leave these tables out; repeatable.
+    #[arg(long, value_name = "TABLE,…", value_parser = quantity::tables)]
+    pub skip_table: Vec<TableList>,
+}
+
+/// The values of `--replica-identity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReplicaIdentity {
+    /// FULL, on tables without a key.
+    Full,
+}
+
+/// When to end.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Ending (by default: follow until interrupted)")]
+pub struct EndingArgs {
+    /// End once everything committed on the source is on the target; running again goes on from there.
+    #[arg(long, value_name = "caught-up", hide_possible_values = true)]
+    pub until: Option<Until>,
+    /// End once caught up, and remove the slot and all else of ours from the source.
+    #[arg(long)]
+    pub stop_replication: bool,
+    /// Let --stop-replication stop while this much WAL is not yet applied; without it, none may be left.
+    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
+    pub max_replication_lag: Option<u64>,
+}
+
+/// The values of `--until`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Until {
+    /// Nothing committed is left to apply.
+    CaughtUp,
+}
+
+/// How hard to work, and how long to wait.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Speed and patience")]
+pub struct Pace {
+    /// Connections that copy rows [default: two for each core of this machine, at most 8].
+    #[arg(short = 'j', long, value_name = "N", value_parser = quantity::jobs)]
+    pub copy_jobs: Option<NonZeroUsize>,
+    /// Connections that build indexes on the target [default: 4].
+    #[arg(long, value_name = "N", value_parser = quantity::jobs)]
+    pub index_jobs: Option<NonZeroUsize>,
+    /// Copy larger tables in parts of this size [default: 1GB].
+    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
+    pub split_tables_larger_than: Option<u64>,
+    /// Wait this long for any one lock [default: 60s].
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
+    pub lock_timeout: Option<Duration>,
+    /// Wait this long for open transactions on the source to end, before giving up [default: 30min].
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
+    pub slot_wait: Option<Duration>,
+    /// Report positions to the source this often [default: 1s].
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
+    pub status_interval: Option<Duration>,
+}
+
+/// What is said, where and how much.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Output")]
+pub struct Talk {
+    /// Print the result as one JSON document on stdout.
+    #[arg(long)]
+    pub json: bool,
+    /// Say more: phases (-v), transactions and tables (-vv), everything (-vvv).
+    #[arg(short, long, action = ArgAction::Count)]
+    pub verbose: u8,
+    /// The same as -vv.
+    #[arg(short, long)]
+    pub debug: bool,
+    /// Say nothing but warnings and errors.
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// How log lines on stderr are written [env: PGSTREAM_LOG sets their levels].
+    #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
+    pub log_format: LogFormatArg,
+}
+
+/// The values of `--log-format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    /// Lines for people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// `pgstream check`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CheckArgs {
+    /// The two ends.
+    #[command(flatten)]
+    pub servers: Servers,
+    /// Tables without a key.
+    #[command(flatten)]
+    pub identity: Identity,
+    /// What is said.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// `pgstream migrate`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct MigrateArgs {
+    /// The two ends.
+    #[command(flatten)]
+    pub servers: Servers,
+    /// Tables without a key.
+    #[command(flatten)]
+    pub identity: Identity,
+    /// When to end.
+    #[command(flatten)]
+    pub ending: EndingArgs,
+    /// How hard to work.
+    #[command(flatten)]
+    pub pace: Pace,
+    /// Where files go.
+    #[command(flatten)]
+    pub files: Files,
+    /// Serve Prometheus metrics, /healthz and /readyz here, such as 127.0.0.1:9187.
+    #[arg(long, value_name = "ADDRESS", help_heading = "Output", value_parser = address)]
+    pub metrics_addr: Option<SocketAddr>,
+    /// What is said.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// Where programs are found and files are put.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Files")]
+pub struct Files {
+    /// Take pg_dump and pg_restore from this directory [default: the newest that is found].
+    #[arg(long, value_name = "DIR")]
+    pub pgbin: Option<PathBuf>,
+    /// Keep the dump and spooled changes here [default: a temporary directory].
+    #[arg(long, value_name = "DIR")]
+    pub work_dir: Option<PathBuf>,
+}
+
+/// `pgstream demo`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct DemoArgs {
+    /// How much data to begin with: 1 is a few seconds' worth.
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub size: u32,
+    /// How long clients go on writing while the database moves.
+    #[arg(long, value_name = "TIME", default_value = "20s", value_parser = quantity::duration)]
+    pub seconds: Duration,
+    /// Leave both servers running afterwards, and say how to reach them.
+    #[arg(long)]
+    pub keep: bool,
+    /// What is said.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// What a command line comes to.
+#[derive(Debug)]
+pub enum Parsed {
+    /// A command to run.
+    Run(Args),
+    /// Help or the version: print it on stdout and leave.
+    Show(String),
+}
+
+impl Args {
+    /// Reads a command line, the program's name first, and checks it for contradictions.
+    ///
+    /// # Errors
+    /// [`crate::error::ErrorKind::Usage`], with a [`Misuse`] as its cause.
+    pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
+        let args = match Args::try_parse_from(words) {
+            Ok(args) => args,
+            Err(error) if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) => {
+                return Ok(Parsed::Show(error.render().to_string()));
+            }
+            Err(error) => return Err(Misuse::from_clap(&error).into()),
+        };
+        args.command.contradiction().map_or(Ok(Parsed::Run(args)), |misuse| Err(misuse.into()))
+    }
+}
+
+#[allow(clippy::unnecessary_wraps)] // clap asks for a Result
+fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+    Ok(Secret::new(text))
+}
+
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:9187 or [::1]:9187")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{ErrorKind, describe};
+    use clap::CommandFactory as _;
+
+    fn read(line: &str) -> Result<Parsed, Error> {
+        Args::read(["pgstream"].into_iter().chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    fn migrate(line: &str) -> MigrateArgs {
+        match read(&format!("migrate {line}")) {
+            Ok(Parsed::Run(Args { command: Command::Migrate(args) })) => *args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What is wrong with the line.
+    fn misuse(line: &str) -> String {
+        let error = read(line).expect_err(line);
+        assert_eq!(error.kind(), ErrorKind::Usage);
+        describe(&error).strip_prefix("read the command line: ").unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_migrate_is_read() {
+        let args = migrate(
+            "-s a -t b --replica-identity full --insert-only x,y --insert-only z --skip-table w \
+             --stop-replication --max-replication-lag 16MB -j 3 --index-jobs 2 \
+             --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h --status-interval 500ms \
+             --pgbin /opt/bin --work-dir /spool --metrics-addr [::1]:9187 --json -vv --log-format json",
+        );
+        assert_eq!(args.servers.source, Some(Secret::new("a")));
+        assert_eq!(args.servers.target, Some(Secret::new("b")));
+        assert_eq!(args.identity.replica_identity, Some(ReplicaIdentity::Full));
+        assert_eq!(args.identity.insert_only.len(), 2);
+        assert_eq!(args.identity.skip_table, [TableList(vec!["w".to_owned()])]);
+        assert!(args.ending.stop_replication && args.ending.until.is_none());
+        assert_eq!(args.ending.max_replication_lag, Some(16 << 20));
+        assert_eq!(args.pace.copy_jobs.map(NonZeroUsize::get), Some(3));
+        assert_eq!(args.pace.index_jobs.map(NonZeroUsize::get), Some(2));
+        assert_eq!(args.pace.split_tables_larger_than, Some(2 << 30));
+        assert_eq!(args.pace.lock_timeout, Some(Duration::from_secs(5)));
+        assert_eq!(args.pace.slot_wait, Some(Duration::from_secs(3_600)));
+        assert_eq!(args.pace.status_interval, Some(Duration::from_millis(500)));
+        assert_eq!(args.files.pgbin, Some(PathBuf::from("/opt/bin")));
+        assert_eq!(args.files.work_dir, Some(PathBuf::from("/spool")));
+        assert_eq!(args.metrics_addr, Some("[::1]:9187".parse().unwrap()));
+        assert!(args.talk.json && !args.talk.quiet && !args.talk.debug);
+        assert_eq!((args.talk.verbose, args.talk.log_format), (2, LogFormatArg::Json));
+    }
+
+    #[test]
+    fn other_commands_are_read() {
+        let line = "check --source a --target b --skip-table x --replica-identity full -q";
+        assert!(matches!(read(line), Ok(Parsed::Run(Args { command: Command::Check(_) }))));
+        let Ok(Parsed::Run(Args { command: Command::Demo(demo) })) = read("demo --size 3 --seconds 5 --keep")
+        else {
+            panic!("demo");
+        };
+        assert_eq!((demo.size, demo.seconds, demo.keep), (3, Duration::from_secs(5), true));
+    }
+
+    #[test]
+    fn a_mistake_is_one_sentence() {
+        for (line, sentence) in [
+            ("", "no command is given"),
+            ("migrat", "there is no such command; did you mean migrate?"),
+            ("migrate --untill x", "there is no option --untill; did you mean --until?"),
+            ("migrate -x", "there is no option -x"),
+            ("migrate stray", "an argument stands there that belongs to no option"),
+            ("migrate -s", "--source needs a value"),
+            ("migrate -s a -s b", "--source is given twice"),
+            ("migrate --json=yes", "--json has a value it cannot take: it takes none"),
+            ("migrate --until dawn", "--until has a value it cannot take: write caught-up"),
+            ("check --log-format xml", "--log-format has a value it cannot take: write text or json"),
+            ("migrate -j 0", "--copy-jobs has a value it cannot take: write a whole number from 1 to 256"),
+            ("demo --size 0", "--size has a value it cannot take: 0 is not in 1..=10000"),
+            (
+                "migrate --metrics-addr 9187",
+                "--metrics-addr has a value it cannot take: \
+                 write an IP address and a port, such as 127.0.0.1:9187 or [::1]:9187",
+            ),
+        ] {
+            assert_eq!(misuse(line), sentence, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn no_mistake_repeats_a_connection_string() {
+        const DSN: &str = "postgres://me:hunter2@host/db?sslmode=require";
+        for line in [
+            DSN.to_owned(),
+            format!("migrate {DSN}"),
+            format!("migrate --{DSN}"),
+            format!("migrate -{DSN}"),
+            format!("migrate --sauce={DSN}"),
+            format!("migrate -s {DSN} {DSN}"),
+            format!("migrate -s {DSN} --source={DSN}"),
+            format!("migrate --until {DSN}"),
+            format!("migrate --copy-jobs {DSN}"),
+            format!("migrate --lock-timeout {DSN}"),
+            format!("migrate --split-tables-larger-than {DSN}"),
+            format!("migrate --metrics-addr {DSN}"),
+            format!("migrate --insert-only {DSN},"),
+            format!("migrate --json={DSN}"),
+            format!("demo --size {DSN}"),
+            format!("{DSN} migrate"),
+        ] {
+            let error = read(&line).expect_err(&line);
+            let shown = format!("{error:?} {} {:?}", describe(&error), error.advice());
+            assert!(!shown.contains("hunter2"), "{line}: {shown}");
+        }
+        let shown = format!("{:?}", migrate(&format!("-s {DSN} -t {DSN}x")));
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+
+    #[test]
+    fn help_and_version_are_no_mistakes() {
+        let Ok(Parsed::Show(version)) = read("--version") else { panic!("--version") };
+        assert_eq!(version, format!("pgstream {}\n", env!("CARGO_PKG_VERSION")));
+        let Ok(Parsed::Show(help)) = read("migrate --help") else { panic!("--help") };
+        for heading in
+            ["Servers:", "Tables:", "Ending (", "Speed and patience:", "Files:", "Output:", "Exit status:"]
+        {
+            assert!(help.contains(&format!("\n{heading}")), "{heading} is missing in\n{help}");
+        }
+        let Ok(Parsed::Show(help)) = read("--help") else { panic!("--help") };
+        for command in ["check", "migrate", "demo"] {
+            assert!(help.contains(&format!("\n  {command} ")), "{command} is missing in\n{help}");
+        }
+    }
+
+    #[test]
+    fn defaults_told_in_help_are_the_defaults_there_are() {
+        use crate::migrate::Options;
+        let Ok(Parsed::Show(help)) = read("migrate --help") else { panic!("--help") };
+        let told = |option: &str| {
+            let after = help.split_once(option).unwrap().1.split_once("[default:").unwrap().1;
+            after.split_once(']').unwrap().0.trim().to_owned()
+        };
+        assert_eq!(told("--index-jobs"), Options::INDEX_JOBS_DEFAULT.to_string());
+        assert_eq!(quantity::bytes(&told("--split-tables")), Ok(Options::SPLIT_BYTES_DEFAULT));
+        assert_eq!(quantity::duration(&told("--lock-timeout")), Ok(Options::LOCK_TIMEOUT_DEFAULT));
+        assert_eq!(quantity::duration(&told("--slot-wait")), Ok(Options::SLOT_WAIT_DEFAULT));
+        assert_eq!(quantity::duration(&told("--status-interval")), Ok(Options::STATUS_INTERVAL_DEFAULT));
+        assert!(told("--copy-jobs").ends_with(&Options::COPY_JOBS_MAX_DEFAULT.to_string()));
+    }
+}

@@ -1,0 +1,190 @@
+//! Runs a command: from what was typed, through the engine, to what is printed.
+//!
+//! Hazard: the operator's first Ctrl-C means "stop well", the second "stop now". The first is handed to the
+//! engine as a wish; the second ends the process, and what is durable by then is what counts.
+
+use std::io::Write as _;
+
+use super::args::{CheckArgs, MigrateArgs, Servers};
+use super::exit::Exit;
+use super::result::{DatabaseResult, Method, MigrateResult, Status};
+use super::watch::Watch;
+use crate::error::{Error, ErrorKind, Result, describe};
+use crate::migrate::{self, Ended, Ending, Outcome, Output, ShutdownSender, Watchers};
+use crate::pg::{Conninfo, Environment, Secret};
+use crate::precheck::{self, CheckOptions};
+
+/// `pgstream check`.
+pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Result<Exit> {
+    let (source, target) = ends(&check.servers)?;
+    let output = check.talk.output();
+    let identity = check.identity.choice().read()?;
+    let watch = Watch::start(&check.talk, directives, None).await?;
+    let report =
+        precheck::check(&source, &target, &CheckOptions { identity, ..CheckOptions::default() }).await;
+    watch.finish().await;
+    let report = report?;
+    match output {
+        Output::Human => eprint!("{report}"),
+        Output::Json => print(&serde_json::to_string(&report).expect("plain data always serializes")),
+    }
+    Ok(if report.ok { Exit::Done } else { Exit::Blocked })
+}
+
+/// `pgstream migrate`.
+pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Result<Exit> {
+    let (source, target) = ends(&args.servers)?;
+    let watch = Watch::start(&args.talk, directives, args.metrics_addr).await?;
+    let options = args.options(source, target)?;
+    let (sender, shutdown) = migrate::shutdown();
+    let listener = tokio::spawn(listen(sender));
+    let watchers = Watchers {
+        progress: watch.progress.clone(),
+        metrics: watch.metrics.database(options.source.database()),
+        health: watch.health.clone(),
+        log: watch.migration.clone(),
+        shutdown,
+    };
+    let ended = migrate::migrate(&options, &watchers).await;
+    listener.abort();
+    if let Err(error) = &ended {
+        watch.metrics.error(error.kind());
+        watch.health.fail();
+    }
+    watch.finish().await;
+    match ended {
+        Ok(outcome) => Ok(show(&outcome, &options.ending, options.output)),
+        Err(error) if error.kind() == ErrorKind::Cancelled => Ok(show_cancelled(&options)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Both ends, by libpq's rules.
+fn ends(servers: &Servers) -> Result<(Conninfo, Conninfo)> {
+    let environment = Environment::from_process();
+    let dsns = servers.dsns(|name| std::env::var(name).ok())?;
+    let resolve = |dsn: &Secret, side: &str| {
+        Conninfo::resolve(dsn.reveal(), &environment).map_err(|cause| {
+            Error::new(ErrorKind::Usage, format!("read the {side}'s connection string")).because(cause)
+        })
+    };
+    Ok((resolve(&dsns.source, "source")?, resolve(&dsns.target, "target")?))
+}
+
+/// Waits for SIGINT and SIGTERM: the first is a wish, the second an order.
+async fn listen(sender: ShutdownSender) {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let (Ok(mut interrupt), Ok(mut terminate)) =
+        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        tracing::error!("signals cannot be caught; an interrupt ends the process at once");
+        return;
+    };
+    for patience in [Patience::Drain, Patience::None] {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        match patience {
+            Patience::Drain => {
+                tracing::info!("stopping; a second signal stops at once");
+                sender.request();
+            }
+            Patience::None => std::process::exit(130),
+        }
+    }
+}
+
+enum Patience {
+    Drain,
+    None,
+}
+
+fn show(outcome: &Outcome, wanted: &Ending, output: Output) -> Exit {
+    let (status, message) = match outcome.ended {
+        Ended::Stopped => (Status::Done, None),
+        Ended::CaughtUp => (
+            Status::Done,
+            Some(format!(
+                "everything up to {} is on the target; the slot stays, and the same command goes on",
+                outcome.position
+            )),
+        ),
+        Ended::Interrupted => (
+            Status::Running,
+            Some(format!(
+                "applied up to {}; run the same command again to go on from there",
+                outcome.position
+            )),
+        ),
+    };
+    let result = MigrateResult {
+        status,
+        roles: Vec::new(),
+        databases: vec![DatabaseResult {
+            dbname: outcome.database.clone(),
+            method: Method::Replication,
+            status,
+            message,
+            tables: outcome.figures.tables,
+            rows_copied: outcome.figures.rows_copied,
+            bytes_copied: outcome.figures.bytes_copied,
+            transactions_applied: outcome.figures.transactions_applied,
+            changes_applied: outcome.figures.changes_applied,
+            lag_bytes: Some(outcome.figures.lag_bytes),
+            seconds: outcome.figures.elapsed.as_secs_f64(),
+        }],
+        warnings: outcome.warnings.clone(),
+    };
+    tell(&result, output);
+    exit_of(outcome.ended, wanted)
+}
+
+/// Interrupted before the target was in step.
+fn show_cancelled(options: &migrate::Options) -> Exit {
+    let message = "interrupted before the target was in step; run the same command again to go on";
+    let result = MigrateResult {
+        status: Status::Cancelled,
+        roles: Vec::new(),
+        databases: vec![DatabaseResult {
+            dbname: options.source.database().to_owned(),
+            method: Method::Replication,
+            status: Status::Cancelled,
+            message: Some(message.to_owned()),
+            tables: 0,
+            rows_copied: 0,
+            bytes_copied: 0,
+            transactions_applied: 0,
+            changes_applied: 0,
+            lag_bytes: None,
+            seconds: 0.0,
+        }],
+        warnings: Vec::new(),
+    };
+    tell(&result, options.output);
+    exit_of(Ended::Interrupted, &options.ending)
+}
+
+/// An interrupt is the regular end of a run that was told of no other. Of one that was, it is not: what
+/// follows in a script must not take half a database for a whole one.
+fn exit_of(ended: Ended, wanted: &Ending) -> Exit {
+    match (ended, wanted) {
+        (Ended::Stopped | Ended::CaughtUp, _) | (Ended::Interrupted, Ending::Interrupt) => Exit::Done,
+        (Ended::Interrupted, Ending::CaughtUp | Ending::Stop { .. }) => Exit::Failed,
+    }
+}
+
+fn tell(result: &MigrateResult, output: Output) {
+    match output {
+        Output::Human => eprint!("{}", result.to_table()),
+        Output::Json => print(&result.to_json()),
+    }
+}
+
+/// One document on stdout; a reader that has gone away is no failure of ours.
+fn print(document: &str) {
+    if let Err(error) = writeln!(std::io::stdout().lock(), "{document}") {
+        tracing::warn!(error = %describe(&error), "result not written");
+    }
+}
