@@ -1,1 +1,13 @@
-//! Scenarios on real servers.
+//! Scenarios on real servers, in one binary.
+//!
+//! `support` is the scenery: a pair of clusters, the engine as a child process, a proxy that misbehaves.
+//! Everything else is claims.
+
+mod cluster;
+mod demo;
+mod digest;
+mod floors;
+mod metrics;
+mod scenery;
+#[allow(dead_code, reason = "support is written for scenarios to come as well")]
+mod support;

@@ -1,0 +1,30 @@
+# What there is to do here. `make test` needs nothing but Rust: the rest it finds or installs.
+
+CARGO ?= cargo
+
+.PHONY: help demo test lint bench prerequisites
+
+help:
+	@echo 'make demo    two throwaway servers, a live migration between them'
+	@echo 'make test    every test: unit, property, golden, scenario'
+	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
+	@echo 'make bench   micro benches on recorded bytes'
+
+demo: prerequisites
+	$(CARGO) run --release --bin pgstream -- demo
+
+# Not nextest: its process per test would start two servers per scenario, where one process shares a pair.
+test: prerequisites
+	$(CARGO) test --all-targets --no-fail-fast
+	$(CARGO) test --doc
+
+lint:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
+
+bench:
+	$(CARGO) bench
+
+prerequisites:
+	@tests/prerequisites.sh

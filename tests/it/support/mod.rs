@@ -1,0 +1,22 @@
+//! The scenery that scenarios play in.
+
+pub(crate) mod engine;
+pub(crate) mod fault;
+pub(crate) mod scenario;
+
+use std::time::{Duration, Instant};
+
+/// How long any single thing may take before a test gives up; generous, for slow machines.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until `holds`, asking again and again: for states that nobody announces.
+///
+/// # Panics
+/// After a minute, saying what did not happen.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
