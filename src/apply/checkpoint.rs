@@ -142,6 +142,7 @@ impl Checkpoint {
         ];
         let parameters = parameters.map(|text| Payload::Text(Bytes::from(text)));
         Write {
+            table: None,
             sql: ADVANCE.to_owned(),
             body: Body::Parameters(parameters.into()),
             touches: Touches::Exactly(1),

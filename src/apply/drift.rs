@@ -68,15 +68,21 @@ pub(super) fn type_text(column: &RelationColumn, name: Option<&QualifiedName>) -
     })
 }
 
-/// Whether the target's column has the type that the source announced.
+/// Whether the target's column has the type that the source announced; `base` is what its domain rests on.
 ///
-/// Types below this OID are numbered alike on every server; of the others the source sends the name first.
-pub(super) fn same_type(column: &RelationColumn, announced: Option<&QualifiedName>, target: &Column) -> bool {
+/// Types below this OID are numbered alike on every server; of the others the source sends the name first,
+/// for a domain that of the type at its bottom (server side: logicalrep_write_typ).
+pub(super) fn same_type(
+    column: &RelationColumn,
+    announced: Option<&QualifiedName>,
+    target: &Column,
+    base: &QualifiedName,
+) -> bool {
     const FIRST_GENBKI: u32 = 10_000;
     if column.type_oid.get() < FIRST_GENBKI {
         return column.type_oid == target.type_oid;
     }
-    announced.is_none_or(|name| *name == target.type_name)
+    announced.is_none_or(|name| *name == target.type_name || name == base)
 }
 
 #[cfg(test)]

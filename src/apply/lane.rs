@@ -12,8 +12,8 @@ use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::{Client, Statement};
 
-use super::options::ReplicaRole;
 use super::write::{Body, Payload, Touches, Write};
+use crate::catalog::ReplicaRole;
 use crate::error::{Error, Result};
 use crate::pg::Conninfo;
 use crate::wire::{Session, SessionSettings};
@@ -72,12 +72,13 @@ impl Lane {
         let failed = |error| Error::from_postgres("set up an apply session", error);
         session.batch_execute("SET synchronous_commit = on").await.map_err(failed)?;
         session.batch_execute(PLANNER).await.map_err(failed)?;
-        match role {
-            ReplicaRole::Replica => {
-                session.batch_execute("SET session_replication_role = replica").await.map_err(failed)?;
-            }
-            ReplicaRole::Origin => {}
-        }
+        let replica = match role {
+            ReplicaRole::Settable => "SET session_replication_role = replica",
+            ReplicaRole::ThroughAivenExtras => "SELECT aiven_extras.session_replication_role('replica')",
+            // Then there are no triggers and foreign keys on the target before the cutover.
+            ReplicaRole::Denied => "",
+        };
+        session.batch_execute(replica).await.map_err(failed)?;
         Ok(Lane { session, statements: Statements::default() })
     }
 

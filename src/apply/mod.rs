@@ -49,7 +49,7 @@ mod writer;
 pub use checkpoint::{LaneId, PROGRESS_DDL, Progress, begin_progress, read_progress};
 pub use group::GroupBounds;
 pub use input::ApplyInput;
-pub use options::{ApplyOptions, ReplicaRole};
+pub use options::ApplyOptions;
 pub use pipeline::Applier;
 pub use positions::Positions;
 pub use relations::TableWatermarks;

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use crate::catalog::{Column, Table};
 use crate::error::{Error, Result};
-use crate::pg::{Identifier, Oid, RelationId};
+use crate::pg::{Identifier, Oid, QualifiedName, RelationId};
 use crate::wire::Session;
 
 /// Facts about one type on the target.
@@ -15,6 +15,8 @@ use crate::wire::Session;
 pub(super) struct TypeFacts {
     /// What separates elements in the text form of an array of it.
     pub(super) delimiter: char,
+    /// The type itself, or what a domain rests on at the bottom.
+    pub(super) base: QualifiedName,
     /// `OPERATOR(schema.=)` of its own default btree operator class; none when it borrows another type's.
     pub(super) equality: Option<String>,
 }
@@ -36,10 +38,11 @@ WITH RECURSIVE base (oid, type) AS (
     UNION ALL
     SELECT b.oid, t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
 )
-SELECT b.oid, e.typdelim, n.nspname, o.oprname
+SELECT b.oid, e.typdelim, n.nspname, o.oprname, m.nspname, u.typname
 FROM base b
 JOIN pg_type u ON u.oid = b.type AND u.typtype <> 'd'
 JOIN pg_type e ON e.oid = b.oid
+JOIN pg_namespace m ON m.oid = u.typnamespace
 LEFT JOIN pg_opclass c ON c.opcintype = u.oid AND c.opcdefault
     AND c.opcmethod = (SELECT oid FROM pg_am WHERE amname = 'btree')
 LEFT JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amopstrategy = 3
@@ -69,11 +72,12 @@ impl TargetFacts {
         let mut facts = TargetFacts::default();
         for row in session.query(TYPES, &[&types]).await.map_err(failed)? {
             let delimiter = char::from(u8::try_from(row.get::<_, i8>(1)).unwrap_or(b','));
+            let base = QualifiedName::new(row.get::<_, String>(4), row.get::<_, String>(5));
             let (schema, operator): (Option<String>, Option<String>) = (row.get(2), row.get(3));
             let equality = schema
                 .zip(operator)
                 .map(|(schema, operator)| format!("OPERATOR({}.{operator})", Identifier::new(schema)));
-            facts.types.insert(Oid::new(row.get(0)), TypeFacts { delimiter, equality });
+            facts.types.insert(Oid::new(row.get(0)), TypeFacts { delimiter, base, equality });
         }
         for row in session.query(LOOSE_COLLATIONS, &[&relations]).await.map_err(failed)? {
             facts.loose_collations.insert((RelationId::new(row.get(0)), row.get(1)));
@@ -84,6 +88,11 @@ impl TargetFacts {
     /// What separates the elements of an array of the column's type.
     pub(super) fn delimiter(&self, column: &Column) -> char {
         self.types.get(&column.type_oid).map_or(',', |facts| facts.delimiter)
+    }
+
+    /// The column's type, or what its domain rests on.
+    pub(super) fn base<'c>(&'c self, column: &'c Column) -> &'c QualifiedName {
+        self.types.get(&column.type_oid).map_or(&column.type_name, |facts| &facts.base)
     }
 
     /// The operator under which the column's type is unique; none for types without equality (P09).

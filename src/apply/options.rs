@@ -4,17 +4,8 @@ use std::path::PathBuf;
 
 use super::group::GroupBounds;
 use super::relations::TableWatermarks;
-use crate::catalog::Table;
+use crate::catalog::{ReplicaRole, Table};
 use crate::pg::{Conninfo, Lsn, SlotName};
-
-/// Whether the target lets its triggers and foreign keys be switched off for our sessions (P48).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReplicaRole {
-    /// It does: `session_replication_role = replica`.
-    Replica,
-    /// It does not: the tables have no triggers and foreign keys yet, or they fire.
-    Origin,
-}
 
 /// What an applier must be told.
 #[derive(Debug, Clone)]
@@ -31,7 +22,7 @@ pub struct ApplyOptions {
     pub watermarks: TableWatermarks,
     /// What the progress row says.
     pub start: Lsn,
-    /// What the target allows.
+    /// How the target's triggers and foreign keys are kept from firing (P48).
     pub replica_role: ReplicaRole,
     /// When a group of transactions is committed at the latest.
     pub bounds: GroupBounds,
@@ -54,7 +45,7 @@ impl ApplyOptions {
             tables: Vec::new(),
             watermarks: TableWatermarks::default(),
             start,
-            replica_role: ReplicaRole::Origin,
+            replica_role: ReplicaRole::Denied,
             bounds: GroupBounds::default(),
             input_bytes: 8 << 20,
             spool_memory_bytes: 16 << 20,

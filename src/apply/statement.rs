@@ -2,7 +2,7 @@
 //!
 //! Hazard: a cast with a modifier cuts values off in silence (`bit` alone means `bit(1)`), so values are
 //! read by their type's own input function, without a modifier, and the assignment to the column checks the
-//! rest. `unnest` flattens arrays: those travel as text. Operators are qualified, as `search_path` is empty.
+//! rest. `unnest` flattens arrays and spreads composites: those travel as text. Operators are qualified, as `search_path` is empty.
 //!
 //! ```text
 //!   UPDATE ONLY "s"."t" AS t SET "a" = u.c2

@@ -20,7 +20,8 @@ use crate::pgoutput::{Relation, RelationColumn, ReplicaIdentity};
 pub(super) enum Carrier {
     /// As an array of the column's type: the type's own input or receive function reads each value.
     Array { element: Oid, delimiter: char },
-    /// As `text[]`, each value cast: `unnest` would flatten arrays, and some types have no array type.
+    /// As `text[]`, each value cast: `unnest` flattens arrays and spreads composite values over columns, and
+    /// some types have no array type.
     Cast,
 }
 
@@ -155,7 +156,7 @@ impl Binder<'_> {
                 source_type: source_type(),
             });
         };
-        if !same_type(source, announced, target) {
+        if !same_type(source, announced, target, self.facts.base(target)) {
             return Err(Drift::OtherType {
                 table: table.name.clone(),
                 column: target.name.clone(),
@@ -176,9 +177,10 @@ impl Binder<'_> {
     }
 
     fn carrier(&self, target: &Column) -> Carrier {
-        let is_array = target.type_kind == TypeKind::Array || target.base_kind == TypeKind::Array;
+        let is_spread = matches!(target.base_kind, TypeKind::Array | TypeKind::Composite)
+            || target.type_kind == TypeKind::Array;
         match target.array_oid {
-            Some(_) if !is_array => {
+            Some(_) if !is_spread => {
                 Carrier::Array { element: target.type_oid, delimiter: self.facts.delimiter(target) }
             }
             Some(_) | None => Carrier::Cast,

@@ -4,6 +4,7 @@
 //! source was. The number travels with the statement, and nothing commits before it was compared (P100).
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
@@ -21,6 +22,8 @@ const COPY_ROWS_MIN: usize = 200;
 /// A statement for the target.
 #[derive(Debug)]
 pub(super) struct Write {
+    /// The table it changes, if it is one; for messages.
+    pub(super) table: Option<Arc<BoundTable>>,
     pub(super) sql: String,
     pub(super) body: Body,
     pub(super) touches: Touches,
@@ -124,19 +127,20 @@ pub(super) fn writes(planned: &Planned) -> Vec<Write> {
     }
 }
 
-fn statement(table: &BoundTable, action: &Action, rows: &[BatchRow]) -> Result<Write, Misfit> {
+fn statement(table: &Arc<BoundTable>, action: &Action, rows: &[BatchRow]) -> Result<Write, Misfit> {
     let touches = Touches::Exactly(rows.len() as u64);
     if *action == Action::Insert && written(table).is_empty() {
         // A table without columns still has a number of rows.
         let sql = format!("INSERT INTO {} SELECT FROM generate_series(1, {})", table.name, rows.len());
-        return Ok(Write { sql, body: Body::Parameters(Vec::new()), touches });
+        let table = Some(Arc::clone(table));
+        return Ok(Write { table, sql, body: Body::Parameters(Vec::new()), touches });
     }
     let forms = Forms::of(table, rows)?;
     let first = rows.first().and_then(|row| row.old.as_ref());
     let form = |side, column| forms.form(side, column);
     let Statement { sql, parameters } = Composer::new(table, form).compose(action, first);
     let payloads = fill(table, &parameters, rows)?;
-    Ok(Write { sql, body: Body::Parameters(payloads), touches })
+    Ok(Write { table: Some(Arc::clone(table)), sql, body: Body::Parameters(payloads), touches })
 }
 
 /// In which form each column's values are at hand, by side.
@@ -271,12 +275,13 @@ fn copy(batch: &Batch) -> Option<Write> {
         rows.push(columns.len(), values.map(|(value, _)| value)).ok()?;
     }
     let sql = format!("COPY {} ({}) FROM STDIN{with}", table.name, names(table, &columns));
-    Some(Write { sql, body: Body::Copy(rows.finish()), touches: Touches::Exactly(batch.rows.len() as u64) })
+    let touches = Touches::Exactly(batch.rows.len() as u64);
+    Some(Write { table: Some(Arc::clone(table)), sql, body: Body::Copy(rows.finish()), touches })
 }
 
 /// The message names each table that was emptied, so ONLY is right for those with inheritance children.
 fn truncate(truncation: &Truncation) -> Vec<Write> {
-    let bare = |sql| Write { sql, body: Body::Parameters(Vec::new()), touches: Touches::Any };
+    let bare = |sql| Write { table: None, sql, body: Body::Parameters(Vec::new()), touches: Touches::Any };
     let names = truncation.tables.iter().map(|table| format!("{}{}", table.only, table.name));
     let cascade = match truncation.cascade {
         Cascade::Restrict => "",
@@ -293,8 +298,6 @@ fn truncate(truncation: &Truncation) -> Vec<Write> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::apply::plan::Present;
     use crate::apply::sample::{keyed, texts};
@@ -312,7 +315,8 @@ mod tests {
         let few = writes(&batch(Action::Insert, vec![inserted("1"); COPY_ROWS_MIN - 1]));
         assert!(matches!(few.as_slice(), [Write { body: Body::Parameters(_), .. }]));
         let many = writes(&batch(Action::Insert, vec![inserted("1"); COPY_ROWS_MIN]));
-        let [Write { sql, body: Body::Copy(rows), touches: Touches::Exactly(200) }] = many.as_slice() else {
+        let [Write { sql, body: Body::Copy(rows), touches: Touches::Exactly(200), .. }] = many.as_slice()
+        else {
             panic!("{many:?}");
         };
         assert_eq!(sql, r#"COPY "s"."t" ("id", "a", "b") FROM STDIN"#);

@@ -168,7 +168,11 @@ impl Writer {
                     self.stats.count_fallback(reason);
                     self.replay(chunk, advance.as_ref()).await?;
                 }
-                Verdict::Retry | Verdict::Stop => return Err(Failure::of(fault, "apply a group of changes")),
+                Verdict::Retry | Verdict::Stop => {
+                    let table = fault.at.and_then(|at| writes.get(at)?.table.as_ref());
+                    let of = table.map_or("a group".to_owned(), |table| table.name.plain());
+                    return Err(Failure::of(fault, &format!("apply changes of {of}")));
+                }
             },
             Err(fault) => return Err(self.bookkeeping_failed(fault)),
         }

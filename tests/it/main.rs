@@ -3,6 +3,7 @@
 //! `support` is the scenery: a pair of clusters, the engine as a child process, a proxy that misbehaves.
 //! Everything else is claims.
 
+mod apply;
 mod cluster;
 mod demo;
 mod digest;

@@ -1,0 +1,5 @@
+//! The applier, fed with what a real source sends, writing to a real target.
+
+mod stage;
+mod stream;
+mod types;
