@@ -216,9 +216,6 @@ pub struct DemoArgs {
     /// How long clients go on writing while the database moves.
     #[arg(long, value_name = "TIME", default_value = "20s", value_parser = quantity::duration)]
     pub seconds: Duration,
-    /// Leave both servers running afterwards, and say how to reach them.
-    #[arg(long)]
-    pub keep: bool,
     /// What is said.
     #[command(flatten)]
     pub talk: Talk,
@@ -320,11 +317,10 @@ mod tests {
     fn other_commands_are_read() {
         let line = "check --source a --target b --skip-table x --replica-identity full -q";
         assert!(matches!(read(line), Ok(Parsed::Run(Args { command: Command::Check(_) }))));
-        let Ok(Parsed::Run(Args { command: Command::Demo(demo) })) = read("demo --size 3 --seconds 5 --keep")
-        else {
+        let Ok(Parsed::Run(Args { command: Command::Demo(demo) })) = read("demo --size 3 --seconds 5") else {
             panic!("demo");
         };
-        assert_eq!((demo.size, demo.seconds, demo.keep), (3, Duration::from_secs(5), true));
+        assert_eq!((demo.size, demo.seconds), (3, Duration::from_secs(5)));
     }
 
     #[test]

@@ -72,7 +72,7 @@ fn ends(servers: &Servers) -> Result<(Conninfo, Conninfo)> {
 }
 
 /// Waits for SIGINT and SIGTERM: the first is a wish, the second an order.
-async fn listen(sender: ShutdownSender) {
+pub(super) async fn listen(sender: ShutdownSender) {
     use tokio::signal::unix::{SignalKind, signal};
 
     let (Ok(mut interrupt), Ok(mut terminate)) =

@@ -6,6 +6,7 @@
 mod args;
 mod choice;
 mod command;
+mod demo;
 mod environment;
 mod exit;
 mod misuse;
@@ -53,11 +54,7 @@ async fn run(command: Command) -> Result<Exit> {
     match command {
         Command::Check(args) => command::check(args, directives).await,
         Command::Migrate(args) => command::migrate(*args, directives).await,
-        Command::Demo(args) => {
-            let watch = Watch::start(&args.talk, directives, None).await?;
-            watch.finish().await;
-            Err(Error::new(ErrorKind::Bug, "run the demo"))
-        }
+        Command::Demo(args) => demo::demo(args, directives).await,
     }
 }
 

@@ -17,7 +17,6 @@ use super::run::Run;
 use crate::apply::{self, Applier, ApplyInput, ApplyOptions, LaneId, Positions};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
-use crate::catalog::ReplicaRole;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, QualifiedName};
 use crate::pgoutput::{StreamOptions, TupleFormat};
@@ -130,14 +129,10 @@ async fn stream(run: &Run, goal: Goal) -> Result<Ended> {
 }
 
 async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<ApplyOptions> {
-    let replica_role = match define::replica_role(run).await? {
-        ReplicaRole::Settable => apply::ReplicaRole::Replica,
-        ReplicaRole::ThroughAivenExtras | ReplicaRole::Denied => apply::ReplicaRole::Origin,
-    };
     let mut options = ApplyOptions::new(run.options.target.clone(), run.id.slot(), protocol_version, start);
     options.tables = catalog::load(&run.target).await?.tables;
     options.watermarks = watermarks(run).await?.into_iter().collect();
-    options.replica_role = replica_role;
+    options.replica_role = define::replica_role(run).await?;
     if let Some(directory) = &run.options.work_dir {
         options.spool_directory.clone_from(directory);
     }
