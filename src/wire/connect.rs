@@ -131,7 +131,8 @@ impl<'a> Plan<'a> {
         settings: &ConnectionSettings,
     ) -> Result<Connection, Failure> {
         let mut failures = Vec::new();
-        for encryption in self.encryptions(host, &address) {
+        let mut ways = self.encryptions(host, &address).into_iter().peekable();
+        while let Some(encryption) = ways.next() {
             let liveness = Liveness::from(self.conninfo);
             let route = Route { address: address.clone(), encryption, liveness };
             let attempt = self.in_time(self.attempt(host, route, wanted, settings)).await;
@@ -139,7 +140,12 @@ impl<'a> Plan<'a> {
                 attempt.unwrap_or_else(|timed_out| Err(Refused::by_network(&peer(host), timed_out)));
             match attempt {
                 Ok(connection) => return Ok(connection),
-                Err(Refused { error, retry: Retry::OtherEncryption }) => failures.push(error),
+                Err(Refused { error, retry: Retry::OtherEncryption }) => {
+                    if self.conninfo.sslmode == SslMode::Prefer && ways.peek().is_some() {
+                        tracing::warn!(peer = peer(host), cause = describe(&error), "trying without TLS");
+                    }
+                    failures.push(error);
+                }
                 Err(Refused { error, retry: Retry::OtherServer }) => {
                     failures.push(error);
                     break;
@@ -263,7 +269,7 @@ fn unreachable(peer: &str, error: SocketError) -> Error {
             Some("Set ssl = on on the server, or, if the network is trusted, use sslmode=disable."),
         ),
         SocketError::NotPostgres(_) => (ErrorKind::Auth, Some("Check host and port: is this PostgreSQL?")),
-        SocketError::Tls(_) => (ErrorKind::Auth, Some("Check sslrootcert, sslmode and the host name.")),
+        SocketError::Tls(error) => (ErrorKind::Auth, Some(tls::advice(error))),
     };
     let error = Error::new(kind, format!("connect to {peer}")).because(error);
     match hint {
@@ -280,8 +286,12 @@ fn all_failed(conninfo: &Conninfo, mut failures: Vec<Error>) -> Error {
         });
     }
     // One that may pass makes the whole worth another try; else the last one stands for all.
-    let mut texts: Vec<String> = failures.iter().map(|error| describe(error)).collect();
-    texts.dedup();
+    let mut texts: Vec<String> = Vec::new();
+    for text in failures.iter().map(|error| describe(error)) {
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
     let worth = failures.iter().position(|error| error.kind() == ErrorKind::Connect);
     let stand_in = failures.swap_remove(worth.unwrap_or(failures.len() - 1));
     let (kind, sqlstate) = (stand_in.kind(), stand_in.sqlstate());

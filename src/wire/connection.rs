@@ -331,6 +331,7 @@ impl Connection {
     /// Marks the connection broken by the network.
     pub(super) fn lost(&mut self, error: io::Error) -> Error {
         self.phase = Phase::Broken;
+        let error = if error.kind() == io::ErrorKind::UnexpectedEof { hung_up() } else { error };
         Error::new(ErrorKind::Connect, format!("talk to {}", self.peer)).because(error)
     }
 

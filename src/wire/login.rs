@@ -50,9 +50,17 @@ pub(super) async fn login(
         peer: peer.to_owned(),
     };
     let extra = Extra(&settings.extra);
-    connection.start_up(conninfo, settings, &extra).await?;
-    connection.prove(Login::new(conninfo, channel)).await?;
-    connection.await_ready().await?;
+    let logged_in = async {
+        connection.start_up(conninfo, settings, &extra).await?;
+        connection.prove(Login::new(conninfo, channel)).await?;
+        connection.await_ready().await
+    };
+    logged_in.await.map_err(|error| match error.kind() {
+        ErrorKind::Protocol => {
+            error.into_kind(ErrorKind::Auth).hint("Check host and port: is this a PostgreSQL server?")
+        }
+        _ => error,
+    })?;
     connection.input.set_limit(FRAME_BYTES_MAX);
     let facts = connection.pin(settings.mode, &extra).await?;
     tracing::debug!(

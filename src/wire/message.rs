@@ -9,9 +9,10 @@
 
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use crate::pg::SqlState;
+use crate::wire::body::{MessageError, Reader};
 use crate::wire::frame::Frame;
 use crate::wire::server_error::{ServerError, Severity};
 
@@ -146,37 +147,6 @@ pub enum CopyFormat {
     Binary,
 }
 
-/// A message that does not hold what its type says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
-    /// The body is over before the field is.
-    #[error("{message} ends inside {field} at byte {offset}")]
-    Truncated {
-        /// The message.
-        message: &'static str,
-        /// The field being read.
-        field: &'static str,
-        /// Where in the body.
-        offset: usize,
-    },
-    /// The field holds a value that cannot be.
-    #[error("{message} holds an impossible {field} before byte {offset}")]
-    Impossible {
-        /// The message.
-        message: &'static str,
-        /// The field.
-        field: &'static str,
-        /// Where in the body.
-        offset: usize,
-    },
-    /// A type that the simple protocol does not have.
-    #[error("unknown message type {:?}", char::from(*tag))]
-    UnknownType {
-        /// The type.
-        tag: u8,
-    },
-}
-
 impl BackendMessage {
     /// Reads one frame. Text is taken leniently: before `client_encoding` is settled it may be anything.
     ///
@@ -184,7 +154,7 @@ impl BackendMessage {
     /// A body that does not fit its type, or a type that is not known.
     pub fn parse(frame: Frame) -> Result<BackendMessage, MessageError> {
         let Frame { tag, body } = frame;
-        let read = |message| Reader { message, length: body.len(), rest: body.clone() };
+        let read = |message| Reader::new(message, body.clone());
         Ok(match tag {
             b'R' => BackendMessage::Authentication(authentication(read("Authentication"))?),
             b'S' => {
@@ -193,7 +163,8 @@ impl BackendMessage {
             }
             b'K' => {
                 let mut reader = read("BackendKeyData");
-                BackendMessage::BackendKeyData(BackendKey { pid: reader.i32("pid")?, secret: reader.rest })
+                let pid = reader.i32("pid")?;
+                BackendMessage::BackendKeyData(BackendKey { pid, secret: reader.into_rest() })
             }
             b'v' => BackendMessage::NegotiateProtocolVersion {
                 minor: read("NegotiateProtocolVersion").i32("minor version")? & 0xFFFF,
@@ -252,13 +223,13 @@ fn authentication(mut reader: Reader) -> Result<Authentication, MessageError> {
         9 => unsupported("SSPI"),
         10 => {
             let mut mechanisms = Vec::new();
-            while !matches!(reader.rest.first(), None | Some(0)) {
+            while !reader.is_at_end_of_list() {
                 mechanisms.push(reader.text("mechanism")?);
             }
             Authentication::Sasl { mechanisms }
         }
-        11 => Authentication::SaslContinue(reader.rest),
-        12 => Authentication::SaslFinal(reader.rest),
+        11 => Authentication::SaslContinue(reader.into_rest()),
+        12 => Authentication::SaslFinal(reader.into_rest()),
         _ => unsupported("a method newer than this program"),
     })
 }
@@ -343,59 +314,6 @@ fn fields(mut reader: Reader) -> Result<ServerError, MessageError> {
             // Positions, source file and line, and fields that are not invented yet.
             _ => {}
         }
-    }
-}
-
-/// Reads fields off the front of a body.
-struct Reader {
-    message: &'static str,
-    length: usize,
-    rest: Bytes,
-}
-
-impl Reader {
-    fn offset(&self) -> usize {
-        self.length - self.rest.len()
-    }
-
-    fn impossible(&self, field: &'static str) -> MessageError {
-        MessageError::Impossible { message: self.message, field, offset: self.offset() }
-    }
-
-    fn truncated(&self, field: &'static str) -> MessageError {
-        MessageError::Truncated { message: self.message, field, offset: self.offset() }
-    }
-
-    fn take(&mut self, count: usize, field: &'static str) -> Result<Bytes, MessageError> {
-        if count > self.rest.len() {
-            return Err(self.truncated(field));
-        }
-        Ok(self.rest.split_to(count))
-    }
-
-    fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], MessageError> {
-        let found = self.rest.first_chunk().copied().ok_or_else(|| self.truncated(field))?;
-        self.rest.advance(N);
-        Ok(found)
-    }
-
-    fn u8(&mut self, field: &'static str) -> Result<u8, MessageError> {
-        self.array(field).map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self, field: &'static str) -> Result<u16, MessageError> {
-        self.array(field).map(u16::from_be_bytes)
-    }
-
-    fn i32(&mut self, field: &'static str) -> Result<i32, MessageError> {
-        self.array(field).map(i32::from_be_bytes)
-    }
-
-    fn text(&mut self, field: &'static str) -> Result<String, MessageError> {
-        let end = self.rest.iter().position(|byte| *byte == 0).ok_or_else(|| self.truncated(field))?;
-        let text = String::from_utf8_lossy(&self.rest.split_to(end)).into_owned();
-        self.rest.advance(1);
-        Ok(text)
     }
 }
 

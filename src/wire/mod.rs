@@ -3,15 +3,15 @@
 //! Hazards, and where they are met:
 //!
 //! - Settings of a role change the bytes we read, and time out long work: every connection is pinned, and the
-//!   pins are looked at after the login ([`pins`], P59, P90, P91).
-//! - Idle connections are cut in silence on the way ([`socket`], P92).
-//! - Six `sslmode`s, two of which protect nobody; methods of login that hand out the password ([`tls`],
-//!   [`auth`], P93).
-//! - A peer's bytes must not panic us nor make us allocate what they claim ([`frame`], [`message`],
-//!   [`certificate`]: total, and tested to be).
+//!   pins are looked at after the login (`pins`, P59, P90, P91).
+//! - Idle connections are cut in silence on the way (`socket`, P92).
+//! - Six `sslmode`s, two of which protect nobody; methods of login that hand out the password (`tls`,
+//!   `auth`, P93).
+//! - A peer's bytes must not panic us nor make us allocate what they claim (`frame`, `message`,
+//!   `certificate`: total, and tested to be).
 //! - A future may be dropped anywhere: bytes and state live in [`Connection`], and what cannot be taken up
-//!   again refuses further use ([`connection`], [`copy`]).
-//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], [`ring`]).
+//!   again refuses further use (`connection`, `copy`).
+//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], `ring`).
 //!
 //! ```text
 //! connect ─▶ socket (tls) ─▶ login (auth, pins) ─▶ Connection ─┬─ query, execute      (simple protocol)
@@ -23,6 +23,7 @@
 //! There is one login, and all kinds of connection come out of it.
 
 mod auth;
+mod body;
 mod cancel;
 mod certificate;
 mod connect;
@@ -44,13 +45,13 @@ mod testing;
 mod tls;
 
 pub use auth::AuthError;
+pub use body::MessageError;
 pub use cancel::CancelToken;
 pub use connection::{Connection, ConnectionSettings};
 pub use copy::{CopyBothReader, CopyBothWriter, CopyIn, CopyOut};
 pub use frame::{FRAME_BYTES_MAX, Frame, FrameBuffer, FrameError, LOGIN_FRAME_BYTES_MAX};
 pub use message::{
-    Authentication, BackendKey, BackendMessage, CommandTag, CopyFormat, CopyShape, MessageError,
-    TransactionStatus,
+    Authentication, BackendKey, BackendMessage, CommandTag, CopyFormat, CopyShape, TransactionStatus,
 };
 pub use pins::Mode;
 pub use row::{Column, Row};

@@ -79,6 +79,12 @@ impl ServerError {
             None => error,
         }
     }
+
+    /// The innermost line of the context, without the row that COPY quotes there: this goes into logs.
+    fn place(&self) -> Option<&str> {
+        let innermost = self.context.as_deref()?.lines().next()?;
+        Some(innermost.split_once(": \"").map_or(innermost, |(place, _row)| place))
+    }
 }
 
 impl fmt::Display for ServerError {
@@ -87,8 +93,8 @@ impl fmt::Display for ServerError {
         if let Some(detail) = &self.detail {
             write!(f, " ({detail})")?;
         }
-        if let Some(context) = self.context.as_deref().and_then(|stack| stack.lines().next()) {
-            write!(f, " at {context}")?;
+        if let Some(place) = self.place() {
+            write!(f, " at {place}")?;
         }
         match self.sqlstate {
             Some(state) => write!(f, " [{state}]"),
@@ -98,3 +104,17 @@ impl fmt::Display for ServerError {
 }
 
 impl std::error::Error for ServerError {}
+
+#[cfg(test)]
+mod tests {
+    use crate::wire::frame::Frame;
+    use crate::wire::message::BackendMessage;
+
+    #[test]
+    fn shows_the_line_of_a_copy_but_not_its_row() {
+        let body = b"SERROR\0C22P02\0Mbad\0WCOPY t, line 3, column b: \"secret\"\nmore\0\0";
+        let frame = Frame { tag: b'E', body: body.as_slice().into() };
+        let Ok(BackendMessage::Error(error)) = BackendMessage::parse(frame) else { panic!("not an error") };
+        assert_eq!(error.to_string(), "ERROR: bad at COPY t, line 3, column b [22P02]");
+    }
+}

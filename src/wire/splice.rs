@@ -119,15 +119,20 @@ impl Pump<'_> {
                 Pause::TargetBroke(error) => return Err(self.target.last_words(error).await),
                 Pause::Failed(error) => return Err(error),
             }
+            if let Err(error) = self.ring.take_other(self.source.input.raw()) {
+                return Err(self.source.nonsense(error));
+            }
+            let message = self.source.receive_one().await?;
+            let Some(message) = message else { continue };
+            // No more data: what follows is the connection's to read again.
             self.ring.take_rest(self.source.input.raw());
-            match self.source.receive_one().await? {
-                None => {}
-                Some(BackendMessage::CopyDone) => break,
-                Some(BackendMessage::Error(error)) => {
+            match message {
+                BackendMessage::CopyDone => break,
+                BackendMessage::Error(error) => {
                     self.source.drain().await?;
                     return Err(error.during(doing));
                 }
-                Some(other) => return Err(self.source.unexpected(&other, &doing)),
+                other => return Err(self.source.unexpected(&other, &doing)),
             }
         }
         // The target hears of the end only when the source has vouched for it.
@@ -175,13 +180,7 @@ impl Pump<'_> {
     /// Reads what the target has to say: an error before the end, or notices.
     fn hear_target(&mut self, cx: &mut Context<'_>) -> Result<()> {
         loop {
-            let read = pin!(self.target.socket.read_buf(self.target.input.space())).poll(cx);
-            match read {
-                Poll::Pending => return Ok(()),
-                Poll::Ready(Ok(0)) => return Err(self.target.lost(hung_up())),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(error)) => return Err(self.target.lost(error)),
-            }
+            // First what is here already: an error may have come along with CopyInResponse.
             while let Some(frame) = self.target.next_frame()? {
                 let doing = format!("store rows on {}", self.target.peer);
                 match self.target.absorb(frame)? {
@@ -189,6 +188,12 @@ impl Pump<'_> {
                     Some(BackendMessage::Error(error)) => return Err(error.during(doing)),
                     Some(other) => return Err(self.target.unexpected(&other, &doing)),
                 }
+            }
+            match pin!(self.target.socket.read_buf(self.target.input.space())).poll(cx) {
+                Poll::Pending => return Ok(()),
+                Poll::Ready(Ok(0)) => return Err(self.target.lost(hung_up())),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Err(self.target.lost(error)),
             }
         }
     }
@@ -212,8 +217,8 @@ impl Pump<'_> {
             } else {
                 // What came with the server's answer, or after a notice, is in the connection's own buffer.
                 let head = early.split_to(early.len().min(space.len()));
-                for (slot, byte) in space.iter_mut().zip(&head) {
-                    *slot = *byte;
+                if let Some(front) = space.get_mut(..head.len()) {
+                    front.copy_from_slice(&head);
                 }
                 head.len()
             };

@@ -73,6 +73,33 @@ fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>> {
     })
 }
 
+/// What an operator can do about a failed handshake.
+pub(super) fn advice(error: &rustls::Error) -> &'static str {
+    use CertificateError::{Expired, ExpiredContext, Other, UnknownIssuer};
+    match error {
+        error if is_about_the_name(error) => {
+            "Connect by a name that the certificate holds, or use sslmode=verify-ca."
+        }
+        rustls::Error::InvalidCertificate(UnknownIssuer) => {
+            "Give the certificate of the authority that signed the server's as sslrootcert."
+        }
+        rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. }) => {
+            "Renew the server's certificate."
+        }
+        // The verifier has no names of its own for these two.
+        rustls::Error::InvalidCertificate(Other(other)) => match other.to_string().as_str() {
+            "CaUsedAsEndEntity" => {
+                "The server's certificate is self-signed: give that very certificate as sslrootcert."
+            }
+            "UnsupportedCertVersion" => {
+                "The server's certificate is of X.509 version 1: sign it again with extensions (-extfile)."
+            }
+            _ => "Check sslrootcert and the server's certificate.",
+        },
+        _ => "Check the TLS settings of both ends.",
+    }
+}
+
 /// What a server's certificate must show.
 #[derive(Debug)]
 enum Trust {
