@@ -39,8 +39,19 @@ pub struct CopyPlan {
     pub lock_timeout: Duration,
     /// `client_encoding` of both ends (P63).
     pub encoding: String,
+    /// Whether triggers and foreign keys exist already and must not fire.
+    pub replica_role: LoadRole,
     /// Counts payload bytes as they pass.
     pub meter: Arc<Meter>,
+}
+
+/// The `session_replication_role` that rows are loaded under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadRole {
+    /// The server's own: nothing that fires exists yet.
+    Origin,
+    /// `replica`: ordinary triggers and foreign keys stay quiet (P47).
+    Replica,
 }
 
 /// A table that is complete and noted as such.

@@ -39,6 +39,18 @@ impl Keeper {
         Ok(Keeper { snapshot: row.get(0), session, since: Instant::now() })
     }
 
+    /// Takes a snapshot of its own, of this moment; no position in the stream belongs to it.
+    ///
+    /// # Errors
+    /// `Connect` or `Sql`.
+    pub async fn open(source: &Conninfo) -> Result<Keeper> {
+        let session = Session::connect(source, &SessionSettings::role("keeper")).await?;
+        let failed = |error| Error::from_postgres("take a snapshot", error);
+        session.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await.map_err(failed)?;
+        let row = session.query_one("SELECT pg_catalog.pg_export_snapshot()", &[]).await.map_err(failed)?;
+        Ok(Keeper { snapshot: row.get(0), session, since: Instant::now() })
+    }
+
     /// The name under which workers import it.
     #[must_use]
     pub fn snapshot(&self) -> &str {

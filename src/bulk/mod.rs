@@ -14,10 +14,12 @@
 
 mod copy;
 mod keeper;
+mod large_object;
 pub mod ledger;
 mod partition;
 mod worker;
 
-pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, copy_tables};
+pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, copy_tables};
 pub use keeper::Keeper;
+pub use large_object::{CarriedObjects, carry_large_objects};
 pub use partition::{BlockRange, CopyFormat, Freeze, Part, TableCopy, partition};

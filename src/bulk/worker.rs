@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::copy::{CopiedTable, CopyEvent, CopyPlan, Wave};
+use super::copy::{CopiedTable, CopyEvent, CopyPlan, LoadRole, Wave};
 use super::ledger;
 use super::partition::{Freeze, Part};
 use crate::error::{Error, ErrorKind, Recovery, Result};
@@ -44,7 +44,7 @@ impl Worker {
             if progress.parts_left.load(Ordering::Relaxed) > 1 {
                 let connection = match target.take() {
                     Some(connection) => connection,
-                    None => Connection::connect(&wave.plan.target, &settings(&wave.plan)).await?,
+                    None => Connection::connect(&wave.plan.target, &target_settings(&wave.plan)).await?,
                 };
                 let connection = target.insert(connection);
                 connection.execute(&format!("BEGIN; {}; COMMIT", ledger::begin_parts(&table.name))).await?;
@@ -145,9 +145,8 @@ impl Worker {
     async fn connect(&mut self) -> Result<&mut Ends> {
         if self.ends.is_none() {
             let plan = &self.wave.plan;
-            let settings = settings(plan);
-            let source = Connection::connect(&plan.source, &settings).await?;
-            let target = Connection::connect(&plan.target, &settings).await?;
+            let source = Connection::connect(&plan.source, &settings(plan)).await?;
+            let target = Connection::connect(&plan.target, &target_settings(plan)).await?;
             self.ends = Some(Ends { source, target });
         }
         Ok(self.ends.as_mut().expect("connected above"))
@@ -206,6 +205,13 @@ impl Worker {
     async fn tell(&self, event: CopyEvent) {
         // A conductor that no longer listens is going down, and this task with it.
         let _ = self.wave.events.send(event).await;
+    }
+}
+
+fn target_settings(plan: &CopyPlan) -> ConnectionSettings {
+    match plan.replica_role {
+        LoadRole::Origin => settings(plan),
+        LoadRole::Replica => settings(plan).set("session_replication_role", "replica"),
     }
 }
 

@@ -13,7 +13,7 @@ use super::watch::Watch;
 use crate::demo::{Durability, SeedOptions, Stage, StageOptions, WorkloadOptions, WorkloadReport};
 use crate::error::Result;
 use crate::migrate::{self, Ending, Full, Options, Outcome, Shutdown, ShutdownSender, Watchers};
-use crate::telemetry::{Progress, text};
+use crate::telemetry::text;
 use crate::verify::{Comparison, compare_database};
 
 /// Rows of the middling tables for each unit of `--size`.
@@ -73,26 +73,23 @@ async fn play(args: &DemoArgs, watch: &Watch, shutdown: &Shutdown) -> Result<Pla
     let begun = Instant::now();
     run(Ending::CaughtUp, shutdown.clone()).await?;
     let moving = begun.elapsed();
-    note(&watch.progress, &format!("caught up in {}; following the writers", text::duration(moving)));
+    watch.progress.note(&format!("caught up in {}; following the writers", text::duration(moving)));
     let (timer, timed) = migrate::shutdown();
     let timer = tokio::spawn(ring_after(timer, args.seconds));
     run(Ending::Interrupt, timed).await?;
     timer.abort();
 
-    note(&watch.progress, "the writers stop; cutting over");
+    watch.progress.note("the writers stop; cutting over");
     let written = workload.stop().await?;
+    stage.refresh_views().await?;
     let begun = Instant::now();
     let moved = run(Ending::Stop { max_lag_bytes: 0 }, shutdown.clone()).await?;
     let cutover = begun.elapsed();
-    note(&watch.progress, "comparing both ends, row by row");
+    watch.progress.note("comparing both ends, row by row");
     let source = stage.source.session(&stage.dbname).await?;
     let target = stage.target.session(&stage.dbname).await?;
     let comparison = compare_database(&source, &target).await?;
     Ok(Play { comparison, written, moved, moving, cutover })
-}
-
-fn note(progress: &Progress, text: &str) {
-    progress.note(text);
 }
 
 /// Ends the run that follows: here time itself is the condition.

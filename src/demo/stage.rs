@@ -3,7 +3,7 @@
 use crate::demo::cluster::{Cluster, ClusterOptions};
 use crate::demo::seed::{SeedOptions, seed};
 use crate::demo::workload::{Workload, WorkloadOptions};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// What the stage is set with.
 #[derive(Debug, Clone)]
@@ -52,6 +52,18 @@ impl Stage {
         source.create_database(&dbname).await?;
         seed(&source.session(&dbname).await?, options).await?;
         Ok(Stage { source, target, dbname, seed: options })
+    }
+
+    /// Refreshes the source's materialized views, as its owner's nightly job would: views on both ends are
+    /// the same only if both were filled from the same rows.
+    ///
+    /// # Errors
+    /// As the server has it.
+    pub async fn refresh_views(&self) -> Result<()> {
+        let session = self.source.session(&self.dbname).await?;
+        let refresh = "REFRESH MATERIALIZED VIEW shop.z_totals; REFRESH MATERIALIZED VIEW shop.a_summary";
+        let refreshed = session.batch_execute(refresh).await;
+        refreshed.map_err(|error| Error::from_postgres("refresh the source's materialized views", error))
     }
 
     /// Lets writers loose on the source.

@@ -4,15 +4,25 @@
 //! column; it is read from the sequence itself, `is_called` included (P33). A view refreshed before the one
 //! it reads from is empty (P36). A database without statistics is slow on its first morning (P83).
 
-use super::define;
 use super::run::Run;
-use crate::catalog::{self, Catalog, SequenceValue};
+use super::{define, load};
+use crate::bulk::{self, LoadRole};
+use crate::catalog::{self, Catalog, ReplicaRole, SequenceValue};
 use crate::error::{Error, Result, describe};
-use crate::wire::Session;
+use crate::wire::{Session, SessionSettings};
 
 /// Everything between the last change and the hand-over. Can be done twice.
 pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
+    let replica_role = match define::replica_role(run).await? {
+        ReplicaRole::Settable => LoadRole::Replica,
+        // Nothing that fires is there yet.
+        ReplicaRole::ThroughAivenExtras | ReplicaRole::Denied => LoadRole::Origin,
+    };
+    load::copy_unlogged(run, &source, replica_role).await?;
+    if source.large_objects > 0 {
+        carry_large_objects(run, source.large_objects).await?;
+    }
     // What had to wait until no more changes are applied (P48); what is there already is passed over.
     define::arm_at_last(run).await?;
     set_sequences(run).await?;
@@ -22,6 +32,20 @@ pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
         .batch_execute("SET client_min_messages = error; ANALYZE; RESET client_min_messages")
         .await
         .map_err(|error| Error::from_postgres("analyze the target", error))
+}
+
+async fn carry_large_objects(run: &Run, count: u64) -> Result<()> {
+    run.progress.note(&format!("copying {count} large objects"));
+    let source = Session::connect(&run.options.source, &SessionSettings::role("large objects")).await?;
+    source
+        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        .await
+        .map_err(|error| Error::from_postgres("take a snapshot", error))?;
+    let carried = bulk::carry_large_objects(&source, &run.target).await?;
+    for warning in &carried.warnings {
+        run.warn(warning).await?;
+    }
+    Ok(())
 }
 
 async fn set_sequences(run: &Run) -> Result<()> {

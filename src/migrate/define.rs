@@ -32,7 +32,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     run.progress.note(&format!("dumping definitions with pg_dump {}", tools.version));
     let settings = DumpSettings {
         lock_wait_timeout: run.options.lock_timeout,
-        encoding: if is_sql_ascii(run).await? { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
+        encoding: if run.encoding == "SQL_ASCII" { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
         toast_compression: toast_compression(run).await?,
     };
     let archive = schema::dump_definitions(
@@ -151,15 +151,6 @@ async fn filter_settings(run: &Run) -> Result<FilterSettings> {
     let superuser = Capabilities::probe(&run.target).await?.is_superuser;
     let event_triggers = if superuser { EventTriggers::Restore } else { EventTriggers::Skip };
     Ok(FilterSettings { public_schema, event_triggers })
-}
-
-async fn is_sql_ascii(run: &Run) -> Result<bool> {
-    let row = run
-        .source
-        .query_one("SELECT pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'", &[])
-        .await
-        .map_err(|error| Error::from_postgres("read the source's encoding", error))?;
-    Ok(row.get(0))
 }
 
 /// Keeps each column's method unless the target was built without one (P74).

@@ -18,10 +18,10 @@ use super::selection::{Selection, Wishes, select};
 use super::state;
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState};
-use crate::bulk::{CopyEvent, CopyPlan, TableCopy, copy_tables};
-use crate::catalog::{self, Catalog, Table};
+use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, TableCopy, copy_tables};
+use crate::catalog::{self, Catalog, Persistence, Table, TableKind};
 use crate::error::{Error, ErrorKind, Result, describe};
-use crate::pg::{QualifiedName, quote_literal};
+use crate::pg::{Lsn, QualifiedName, quote_literal};
 use crate::telemetry::Phase;
 use crate::wire::{Meter, Session, SessionSettings};
 
@@ -146,17 +146,8 @@ async fn copy(
         };
         let source = catalog_under(run, &current).await?;
         let plan = CopyPlan {
-            source: run.options.source.clone(),
-            target: run.options.target.clone(),
-            source_version: run.source_version,
-            snapshot: current.keeper.snapshot().to_owned(),
-            watermark: current.consistent_point,
-            tables: copies(&unfinished, &source, target)?,
-            jobs: run.options.copy_jobs.get(),
-            split_bytes: run.options.split_bytes,
-            lock_timeout: run.options.lock_timeout,
-            encoding: if source.encoding == "SQL_ASCII" { "SQL_ASCII".into() } else { "UTF8".into() },
             meter: Arc::clone(&meter),
+            ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, &source, target)?)
         };
         let bytes = plan.tables.iter().map(|table| table.bytes).sum();
         run.progress.copy_started(bytes, plan.tables.len() as u64);
@@ -176,6 +167,58 @@ async fn copy(
     Err(Error::new(ErrorKind::Copy, format!("copy every table within {WAVES} snapshots")).hint(
         "Tables are being rewritten or the source restarts over and over; run again when that has ended.",
     ))
+}
+
+/// The plan for `tables`, of which nothing is there that could fire.
+fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>) -> CopyPlan {
+    CopyPlan {
+        source: run.options.source.clone(),
+        target: run.options.target.clone(),
+        source_version: run.source_version,
+        snapshot: keeper.snapshot().to_owned(),
+        watermark,
+        tables,
+        jobs: run.options.copy_jobs.get(),
+        split_bytes: run.options.split_bytes,
+        lock_timeout: run.options.lock_timeout,
+        encoding: run.encoding.clone(),
+        replica_role: LoadRole::Origin,
+        meter: Arc::default(),
+    }
+}
+
+/// Copies tables that the stream does not carry, as they are now that writes have stopped (P35).
+pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
+    let skipped = Wishes::of(&run.identity, source)?.skip;
+    let unlogged: Vec<QualifiedName> = source
+        .tables
+        .iter()
+        .filter(|table| table.kind == TableKind::Ordinary && table.persistence == Persistence::Unlogged)
+        .filter(|table| table.extension.is_none() && !skipped.contains(&table.oid))
+        .map(|table| table.name.clone())
+        .collect();
+    let Some(enter) = ledger::enter(unlogged.iter()) else { return Ok(()) };
+    run.target
+        .batch_execute(&enter)
+        .await
+        .map_err(|error| Error::from_postgres("enter unlogged tables", error))?;
+    run.progress.note(&format!("copying {} unlogged tables", unlogged.len()));
+    let target = catalog::load(&run.target).await?;
+    let keeper = Keeper::open(&run.options.source).await?;
+    let tables = copies(&unlogged, source, &target)?;
+    let plan = CopyPlan { replica_role, ..copy_plan(run, &keeper, Lsn::ZERO, tables) };
+    // Nobody waits for these tables: their events are only drained.
+    let (events, mut drained) = mpsc::channel(64);
+    let drain = async {
+        while drained.recv().await.is_some() {}
+        Ok(())
+    };
+    let (outcome, ()) = tokio::try_join!(copy_tables(plan, events), drain)?;
+    match outcome.rewritten.first() {
+        None => Ok(()),
+        Some(table) => Err(Error::new(ErrorKind::Copy, format!("copy table {}", table.plain()))
+            .hint("It was truncated or rewritten on the source just now; run the same command again.")),
+    }
 }
 
 /// Shows what passes through the splice, twice a second, while `work` runs.

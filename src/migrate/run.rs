@@ -45,6 +45,8 @@ pub(super) struct Run {
     pub(super) target: Session,
     pub(super) source_version: ServerVersion,
     pub(super) target_version: ServerVersion,
+    /// `client_encoding` of both ends of the copy (P63).
+    pub(super) encoding: String,
     pub(super) id: MigrationId,
     pub(super) identity: IdentityChoice,
     pub(super) restore: RestoreRun,
@@ -141,6 +143,7 @@ async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
     };
     watchers.log.set(id.as_str());
     let run = Run {
+        encoding: copy_encoding(&source).await?,
         options: options.clone(),
         progress: watchers.progress.clone(),
         metrics: watchers.metrics.clone(),
@@ -189,6 +192,15 @@ fn passed(report: &Report) -> Result<()> {
     };
     Err(Error::new(ErrorKind::Check, doing)
         .hint(format!("Mend this and run again:\n  {}", blocked.join("\n  "))))
+}
+
+/// A SQL_ASCII database cannot convert, so its bytes pass as they are; any other gives UTF-8.
+async fn copy_encoding(source: &Session) -> Result<String> {
+    let row = source
+        .query_one("SELECT pg_catalog.current_setting('server_encoding')", &[])
+        .await
+        .map_err(|error| Error::from_postgres("read the source's encoding", error))?;
+    Ok(if row.get::<_, &str>(0) == "SQL_ASCII" { "SQL_ASCII".to_owned() } else { "UTF8".to_owned() })
 }
 
 fn on_side(side: Side, error: Error) -> Error {

@@ -95,9 +95,7 @@ pub fn select(catalog: &Catalog, wishes: &Wishes) -> Selection {
                 }
             }
             TableKind::Ordinary if table.persistence == Persistence::Unlogged => {
-                selection
-                    .definitions_only
-                    .push((table.name.clone(), "unlogged tables are not in the stream of changes"));
+                // Copied at the cutover: nothing of it is in the stream (P35).
             }
             TableKind::Ordinary if wishes.skip.contains(&table.oid) => {
                 selection.definitions_only.push((table.name.clone(), "skipped by --skip-table"));
