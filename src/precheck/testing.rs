@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::catalog::testing::{catalog, keyed};
 use crate::catalog::{Capabilities, Connections, ReplicaRole};
 use crate::pg::{
-    ChannelBindingMode, Conninfo, Host, HostName, QualifiedName, RelationId, ServerVersion, SslMode,
-    SslNegotiation, SystemIdentifier, TargetSessionAttrs,
+    ChannelBindingMode, Conninfo, Host, HostName, Passfile, QualifiedName, RelationId, ServerVersion,
+    SslMode, SslNegotiation, SystemIdentifier, TargetSessionAttrs,
 };
 use crate::precheck::facts::{
     Choices, Facts, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts, Trial,
@@ -93,7 +93,7 @@ pub(super) fn conninfo() -> Conninfo {
         hosts: vec![Host { name: HostName::Tcp("db.example".to_owned()), hostaddr: None, port: 5432 }],
         user: "mover".to_owned(),
         password: None,
-        passfile: Default::default(),
+        passfile: Passfile::default(),
         dbname: Some("shop".to_owned()),
         connect_timeout: None,
         options: None,

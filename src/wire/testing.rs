@@ -1,6 +1,8 @@
 //! A connection string's worth of defaults, for the tests of this room.
 
-use crate::pg::{ChannelBindingMode, Conninfo, Host, HostName, SslMode, SslNegotiation, TargetSessionAttrs};
+use crate::pg::{
+    ChannelBindingMode, Conninfo, Host, HostName, Passfile, SslMode, SslNegotiation, TargetSessionAttrs,
+};
 
 /// A local server, no password, TLS off.
 pub(super) fn conninfo() -> Conninfo {
@@ -8,7 +10,7 @@ pub(super) fn conninfo() -> Conninfo {
         hosts: vec![Host { name: HostName::Tcp("localhost".to_owned()), hostaddr: None, port: 5432 }],
         user: "alice".to_owned(),
         password: None,
-        passfile: Default::default(),
+        passfile: Passfile::default(),
         dbname: None,
         connect_timeout: None,
         options: None,
