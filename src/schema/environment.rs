@@ -5,16 +5,12 @@
 //! `PGDATABASE`, which is not. Our own process's `PG*` variables would change what the tools connect to: none
 //! of them is passed on.
 
-use std::ffi::OsString;
 use std::io::Write;
 
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{
-    ChannelBindingMode, Conninfo, HostName, RootCertificates, Secret, SslMode, SslNegotiation,
-    TargetSessionAttrs,
-};
+use crate::pg::{Conninfo, Secret};
 
 /// Settings of the tools' sessions that must not depend on the role, the database or our caller.
 ///
@@ -26,19 +22,19 @@ const PINS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transact
 
 /// Variables for one tool, and the passfile they point at, which lives as long as this.
 pub(super) struct Environment {
-    variables: Vec<(&'static str, OsString)>,
-    _passfile: Option<NamedTempFile>,
+    variables: Vec<(&'static str, String)>,
+    passfile: Option<NamedTempFile>,
 }
 
 impl Environment {
-    /// Writes the passfile and names every parameter of `conninfo`.
+    /// Names every parameter of `conninfo`, and writes the passfile where there is a password to give.
     pub(super) fn of(conninfo: &Conninfo) -> Result<Environment> {
-        let mut variables = parameters(conninfo);
-        let passfile = conninfo.password.as_ref().map(write_passfile).transpose()?;
-        if let Some(file) = &passfile {
-            variables.push(("PGPASSFILE", file.path().into()));
-        }
-        Ok(Environment { variables, _passfile: passfile })
+        let mut variables = conninfo.environment_for_tools();
+        // Of two variables of one name the later counts.
+        variables.push(("PGAPPNAME", "pgstream schema".to_owned()));
+        variables.push(("PGOPTIONS", options(conninfo.options.as_deref())));
+        let passfile = conninfo.passfile_text().as_ref().map(write_passfile).transpose()?;
+        Ok(Environment { variables, passfile })
     }
 
     /// Gives a command this environment and no other `PG*` variable; messages come in English.
@@ -50,73 +46,16 @@ impl Environment {
         }
         command.env("LC_ALL", "C").env("LC_MESSAGES", "C");
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command.envs(self.passfile.iter().map(|file| ("PGPASSFILE", file.path())));
     }
 }
 
-/// Every server shares the one password, so the line matches all of them.
-fn write_passfile(password: &Secret) -> Result<NamedTempFile> {
-    let doing = "write a password file for pg_dump";
-    let line = passfile_line(password).ok_or_else(|| {
-        Error::new(ErrorKind::Usage, doing).hint("A password with a line break cannot be given to pg_dump.")
-    })?;
-    let failed = |error| Error::new(ErrorKind::Local, doing).because(error);
+fn write_passfile(text: &Secret) -> Result<NamedTempFile> {
+    let failed = |error| Error::new(ErrorKind::Local, "write a password file for pg_dump").because(error);
     // tempfile creates it with mode 0600, which libpq insists on.
     let mut file = tempfile::Builder::new().prefix("pgstream-").tempfile().map_err(failed)?;
-    file.write_all(line.as_bytes()).map_err(failed)?;
+    file.write_all(text.reveal().as_bytes()).map_err(failed)?;
     Ok(file)
-}
-
-/// `host:port:database:user:password` (docs: `libpq-pgpass`).
-fn passfile_line(password: &Secret) -> Option<String> {
-    let text = password.reveal();
-    let escaped = text.replace('\\', "\\\\").replace(':', "\\:");
-    (!text.contains(['\n', '\r'])).then(|| format!("*:*:*:*:{escaped}\n"))
-}
-
-/// docs: `libpq-envars`
-fn parameters(conninfo: &Conninfo) -> Vec<(&'static str, OsString)> {
-    let list = |items: Vec<String>| OsString::from(items.join(","));
-    let hosts = &conninfo.hosts;
-    let names = hosts.iter().map(|host| match &host.name {
-        HostName::Tcp(name) => name.clone(),
-        HostName::Unix(directory) => directory.to_string_lossy().into_owned(),
-    });
-    let mut variables = vec![
-        ("PGHOST", list(names.collect())),
-        ("PGPORT", list(hosts.iter().map(|host| host.port.to_string()).collect())),
-        ("PGUSER", OsString::from(&conninfo.user)),
-        ("PGDATABASE", OsString::from(conninfo.database())),
-        ("PGSSLMODE", OsString::from(ssl_mode(conninfo.sslmode))),
-        ("PGAPPNAME", OsString::from("pgstream schema")),
-        ("PGOPTIONS", OsString::from(options(conninfo.options.as_deref()))),
-    ];
-    if hosts.iter().any(|host| host.hostaddr.is_some()) {
-        let address = |host: &crate::pg::Host| host.hostaddr.map(|a| a.to_string()).unwrap_or_default();
-        variables.push(("PGHOSTADDR", list(hosts.iter().map(address).collect())));
-    }
-    if let Some(timeout) = conninfo.connect_timeout {
-        variables.push(("PGCONNECT_TIMEOUT", OsString::from(timeout.as_secs().max(1).to_string())));
-    }
-    match &conninfo.sslrootcert {
-        Some(RootCertificates::File(path)) => variables.push(("PGSSLROOTCERT", path.into())),
-        Some(RootCertificates::System) => variables.push(("PGSSLROOTCERT", "system".into())),
-        None => {}
-    }
-    for (name, path) in [("PGSSLCERT", &conninfo.sslcert), ("PGSSLKEY", &conninfo.sslkey)] {
-        variables.extend(path.as_ref().map(|path| (name, path.into())));
-    }
-    if conninfo.sslnegotiation == SslNegotiation::Direct {
-        variables.push(("PGSSLNEGOTIATION", "direct".into()));
-    }
-    match conninfo.channel_binding {
-        ChannelBindingMode::Prefer => {}
-        ChannelBindingMode::Disable => variables.push(("PGCHANNELBINDING", "disable".into())),
-        ChannelBindingMode::Require => variables.push(("PGCHANNELBINDING", "require".into())),
-    }
-    if let Some(wanted) = session_attrs(conninfo.target_session_attrs) {
-        variables.push(("PGTARGETSESSIONATTRS", wanted.into()));
-    }
-    variables
 }
 
 /// The caller's options, then ours: the last one counts.
@@ -124,42 +63,70 @@ fn options(given: Option<&str>) -> String {
     given.map_or_else(|| PINS.to_owned(), |given| format!("{given} {PINS}"))
 }
 
-fn ssl_mode(mode: SslMode) -> &'static str {
-    match mode {
-        SslMode::Disable => "disable",
-        SslMode::Allow => "allow",
-        SslMode::Prefer => "prefer",
-        SslMode::Require => "require",
-        SslMode::VerifyCa => "verify-ca",
-        SslMode::VerifyFull => "verify-full",
-    }
-}
-
-fn session_attrs(wanted: TargetSessionAttrs) -> Option<&'static str> {
-    match wanted {
-        TargetSessionAttrs::Any => None,
-        TargetSessionAttrs::ReadWrite => Some("read-write"),
-        TargetSessionAttrs::ReadOnly => Some("read-only"),
-        TargetSessionAttrs::Primary => Some("primary"),
-        TargetSessionAttrs::Standby => Some("standby"),
-        TargetSessionAttrs::PreferStandby => Some("prefer-standby"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::ffi::{OsStr, OsString};
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
+    use crate::pg::{ConninfoError, Files};
+
+    struct NoFiles;
+
+    impl Files for NoFiles {
+        fn exists(&self, _path: &std::path::Path) -> bool {
+            false
+        }
+
+        fn read(&self, _path: &std::path::Path) -> std::io::Result<String> {
+            Err(std::io::ErrorKind::NotFound.into())
+        }
+
+        fn read_private(&self, path: &std::path::Path) -> std::io::Result<String> {
+            self.read(path)
+        }
+    }
+
+    fn resolve(text: &str) -> Result<Conninfo, ConninfoError> {
+        let (variables, home, user) = (BTreeMap::new(), None, Some("u".to_owned()));
+        Conninfo::resolve(text, &crate::pg::Environment { variables, home, user, files: Box::new(NoFiles) })
+    }
+
+    /// What a tool would be given, by name.
+    fn given(environment: &Environment) -> BTreeMap<OsString, OsString> {
+        let mut command = tokio::process::Command::new("pg_dump");
+        environment.apply(&mut command);
+        let variables = command.as_std().get_envs().filter_map(|(name, value)| Some((name, value?)));
+        variables.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
 
     #[test]
-    fn a_password_keeps_its_colons_and_backslashes() {
-        let line = passfile_line(&Secret::new("a:b\\c")).unwrap();
-        assert_eq!(line, "*:*:*:*:a\\:b\\\\c\n");
-        assert_eq!(passfile_line(&Secret::new("a\nb")), None);
+    fn a_password_stands_in_a_file_of_ours_alone_with_its_colons_and_backslashes() {
+        let conninfo = resolve(r"host=h dbname=d password='a:b\\c'").unwrap();
+        let environment = Environment::of(&conninfo).unwrap();
+        let given = given(&environment);
+        let path = given.get(OsStr::new("PGPASSFILE")).unwrap().clone();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "h:5432:d:u:a\\:b\\\\c\n");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(given.values().all(|value| !value.to_string_lossy().contains("a:b")), "{given:?}");
+        drop(environment);
+        assert!(std::fs::metadata(&path).is_err(), "the file goes with the environment");
+    }
+
+    #[test]
+    fn a_password_of_two_lines_comes_no_further_than_the_connection_string() {
+        let refused = resolve("host=h password='a\nb'");
+        assert!(matches!(refused, Err(ConninfoError::Invalid { parameter: "password", .. })), "{refused:?}");
     }
 
     #[test]
     fn our_options_come_after_the_callers() {
-        let both = options(Some("-c statement_timeout=5"));
-        assert!(both.starts_with("-c statement_timeout=5 -c statement_timeout=0 "), "{both}");
+        let conninfo = resolve("host=h options='-c statement_timeout=5' application_name=theirs").unwrap();
+        let given = given(&Environment::of(&conninfo).unwrap());
+        let options = given.get(OsStr::new("PGOPTIONS")).unwrap().to_str().unwrap();
+        assert!(options.starts_with("-c statement_timeout=5 -c statement_timeout=0 "), "{options}");
+        assert_eq!(given.get(OsStr::new("PGAPPNAME")).unwrap(), "pgstream schema");
+        assert_eq!(given.get(OsStr::new("PGPASSFILE")), None);
     }
 }
