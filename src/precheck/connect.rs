@@ -7,7 +7,7 @@
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{Conninfo, HostName, Identifier, SqlState};
+use crate::pg::{Conninfo, Host, Identifier, SqlState};
 use crate::wire::{Session, SessionSettings};
 
 /// Which of the two servers.
@@ -92,11 +92,7 @@ fn explain(end: End, conninfo: &Conninfo, error: Error) -> Error {
 
 /// The hosts of a connection string, for a message.
 pub(super) fn hosts(conninfo: &Conninfo) -> String {
-    let host = |host: &crate::pg::Host| match &host.name {
-        HostName::Tcp(name) => format!("{name}:{}", host.port),
-        HostName::Unix(directory) => format!("{}:{}", directory.display(), host.port),
-    };
-    conninfo.hosts.iter().map(host).collect::<Vec<_>>().join(", ")
+    conninfo.hosts.iter().map(Host::describe).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

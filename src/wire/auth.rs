@@ -12,7 +12,7 @@ use postgres_protocol::authentication::sasl::{
 };
 use postgres_protocol::message::frontend;
 
-use crate::pg::{ChannelBindingMode, Conninfo};
+use crate::pg::{ChannelBindingMode, Conninfo, Host, Secret};
 use crate::wire::message::Authentication;
 
 /// Why a login cannot go on; the server's own refusals are not among these.
@@ -84,14 +84,18 @@ enum State {
 /// One login in progress.
 pub(super) struct Login<'a> {
     conninfo: &'a Conninfo,
+    /// For this host: each may have its own in a passfile.
+    password: Option<&'a Secret>,
     channel: Channel<'a>,
     bound: bool,
     state: State,
 }
 
 impl<'a> Login<'a> {
-    pub(super) fn new(conninfo: &'a Conninfo, channel: Channel<'a>) -> Login<'a> {
-        Login { conninfo, channel, bound: false, state: State::Asked }
+    /// To `host`, one of the string's own: a password never goes to another than it was given for.
+    pub(super) fn new(conninfo: &'a Conninfo, host: &Host, channel: Channel<'a>) -> Login<'a> {
+        let password = conninfo.password_for(host);
+        Login { conninfo, password, channel, bound: false, state: State::Asked }
     }
 
     /// Answers one step of the server's.
@@ -171,8 +175,7 @@ impl<'a> Login<'a> {
     }
 
     fn password(&self) -> Result<&'a str, AuthError> {
-        let given = self.conninfo.password.as_ref().map(|secret| secret.reveal());
-        given.filter(|password| !password.is_empty()).ok_or(AuthError::NoPassword)
+        self.password.map(Secret::reveal).filter(|password| !password.is_empty()).ok_or(AuthError::NoPassword)
     }
 }
 
@@ -193,13 +196,17 @@ fn out_of_order(step: &'static str) -> AuthError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pg::Secret;
+    use crate::pg::{HostName, Passfile};
     use crate::wire::testing::conninfo;
 
     const TLS: Channel<'_> = Channel::Tls { end_point: Some(b"hash of a certificate") };
 
     fn with_password(channel_binding: ChannelBindingMode) -> Conninfo {
         Conninfo { password: Some(Secret::new("secret")), channel_binding, ..conninfo() }
+    }
+
+    fn login<'a>(conninfo: &'a Conninfo, channel: Channel<'a>) -> Login<'a> {
+        Login::new(conninfo, &conninfo.hosts[0], channel)
     }
 
     fn scram(plus: &str) -> Authentication {
@@ -209,7 +216,7 @@ mod tests {
     #[test]
     fn trust_needs_no_answer() {
         let conninfo = conninfo();
-        assert_eq!(Login::new(&conninfo, Channel::Plain).step(Authentication::Ok), Ok(Reply::Done));
+        assert_eq!(login(&conninfo, Channel::Plain).step(Authentication::Ok), Ok(Reply::Done));
     }
 
     #[test]
@@ -218,23 +225,41 @@ mod tests {
         for step in
             [Authentication::CleartextPassword, Authentication::Md5Password { salt: [1, 2, 3, 4] }, scram("")]
         {
-            let refused = Login::new(&conninfo, Channel::Plain).step(step);
+            let refused = login(&conninfo, Channel::Plain).step(step);
             assert_eq!(refused, Err(AuthError::NoPassword));
         }
+    }
+
+    #[test]
+    fn each_host_is_sent_its_own_password() {
+        let host = |name: &str| Host { name: HostName::Tcp(name.to_owned()), hostaddr: None, port: 5432 };
+        let passfile = Passfile::parse("a:*:*:*:secret of a\nb:*:*:*:secret of b\n");
+        let conninfo = Conninfo { hosts: vec![host("a"), host("b"), host("c")], passfile, ..conninfo() };
+        let sent = |position: usize| {
+            let mut login = Login::new(&conninfo, &conninfo.hosts[position], Channel::Plain);
+            match login.step(Authentication::CleartextPassword) {
+                Ok(Reply::Send(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error),
+            }
+        };
+        assert!(sent(0).unwrap().contains("secret of a"));
+        assert!(sent(1).unwrap().contains("secret of b"));
+        assert_eq!(sent(2), Err(AuthError::NoPassword));
     }
 
     #[test]
     fn names_the_method_it_lacks() {
         let conninfo = conninfo();
         let step = Authentication::Unsupported { method: "GSSAPI" };
-        let refused = Login::new(&conninfo, Channel::Plain).step(step).unwrap_err();
+        let refused = login(&conninfo, Channel::Plain).step(step).unwrap_err();
         assert_eq!(refused.to_string(), "the server asked for GSSAPI authentication, which is not supported");
     }
 
     #[test]
     fn binds_to_the_channel_when_both_can() {
         let conninfo = with_password(ChannelBindingMode::Prefer);
-        let first = |channel, step| match Login::new(&conninfo, channel).step(step) {
+        let first = |channel, step| match login(&conninfo, channel).step(step) {
             Ok(Reply::Send(bytes)) => String::from_utf8_lossy(&bytes).into_owned(),
             other => panic!("{other:?}"),
         };
@@ -248,7 +273,7 @@ mod tests {
     fn required_binding_accepts_nothing_less() {
         let conninfo = with_password(ChannelBindingMode::Require);
         for step in [Authentication::Ok, Authentication::CleartextPassword, scram("")] {
-            let refused = Login::new(&conninfo, TLS).step(step);
+            let refused = login(&conninfo, TLS).step(step);
             assert!(matches!(refused, Err(AuthError::NoChannelBinding { .. })), "{refused:?}");
         }
     }
@@ -256,7 +281,7 @@ mod tests {
     #[test]
     fn a_server_must_finish_what_it_began() {
         let conninfo = with_password(ChannelBindingMode::Prefer);
-        let mut login = Login::new(&conninfo, TLS);
+        let mut login = login(&conninfo, TLS);
         login.step(scram("-PLUS")).unwrap();
         assert_eq!(login.step(Authentication::Ok), Err(AuthError::ServerUnproven));
     }

@@ -93,10 +93,9 @@ impl<'a> Plan<'a> {
         wanted: Wanted,
         settings: &ConnectionSettings,
     ) -> Result<Connection, Failure> {
-        let peer = peer(host);
         let mut failures = Vec::new();
         let addresses =
-            self.addresses(host).await.map_err(|error| Failure::TryNext(vec![unreachable(&peer, error)]))?;
+            self.addresses(host).await.map_err(|error| Failure::TryNext(vec![unreachable(host, error)]))?;
         for address in addresses {
             match self.try_address(host, address, wanted, settings).await {
                 Ok(connection) => return Ok(connection),
@@ -136,8 +135,7 @@ impl<'a> Plan<'a> {
             let liveness = Liveness::from(self.conninfo);
             let route = Route { address: address.clone(), encryption, liveness };
             let attempt = self.in_time(self.attempt(host, route, wanted, settings)).await;
-            let attempt =
-                attempt.unwrap_or_else(|timed_out| Err(Refused::by_network(&peer(host), timed_out)));
+            let attempt = attempt.unwrap_or_else(|timed_out| Err(Refused::by_network(host, timed_out)));
             match attempt {
                 Ok(connection) => return Ok(connection),
                 Err(Refused { error, retry: Retry::OtherEncryption }) => {
@@ -163,15 +161,14 @@ impl<'a> Plan<'a> {
         wanted: Wanted,
         settings: &ConnectionSettings,
     ) -> Result<Connection, Refused> {
-        let peer = peer(host);
-        let socket = route.open().await.map_err(|error| Refused::by_network(&peer, error))?;
+        let socket = route.open().await.map_err(|error| Refused::by_network(host, error))?;
         let encrypted = socket.is_encrypted();
         let offered = matches!(route.encryption, Encryption::Offered(_));
-        match login(socket, route, &peer, self.conninfo, settings).await {
+        match login(socket, route, host, self.conninfo, settings).await {
             Ok((connection, found)) if wanted.accepts(found) => Ok(connection),
             Ok((connection, found)) => {
                 connection.close().await;
-                let error = Error::new(ErrorKind::Connect, format!("use {peer}"))
+                let error = Error::new(ErrorKind::Connect, format!("use {}", host.describe()))
                     .because(format!("it is a {found:?}, and target_session_attrs asks for another kind"));
                 Err(Refused { error, retry: Retry::OtherServer })
             }
@@ -229,7 +226,7 @@ struct Refused {
 }
 
 impl Refused {
-    fn by_network(peer: &str, error: SocketError) -> Refused {
+    fn by_network(host: &Host, error: SocketError) -> Refused {
         let retry = match error {
             SocketError::TlsNotOffered
             | SocketError::NotPostgres(_)
@@ -239,7 +236,7 @@ impl Refused {
                 Retry::OtherServer
             }
         };
-        Refused { error: unreachable(peer, error), retry }
+        Refused { error: unreachable(host, error), retry }
     }
 }
 
@@ -250,15 +247,7 @@ fn server_name(name: &str, address: IpAddr) -> ServerName<'static> {
         .unwrap_or_else(|_| ServerName::IpAddress(address.into()))
 }
 
-fn peer(host: &Host) -> String {
-    match &host.name {
-        HostName::Tcp(name) if name.contains(':') => format!("[{name}]:{}", host.port),
-        HostName::Tcp(name) => format!("{name}:{}", host.port),
-        HostName::Unix(directory) => format!("{}:{}", directory.display(), host.port),
-    }
-}
-
-fn unreachable(peer: &str, error: SocketError) -> Error {
+fn unreachable(host: &Host, error: SocketError) -> Error {
     let (kind, hint) = match &error {
         SocketError::NoSuchName(_)
         | SocketError::Unreachable(_)
@@ -271,7 +260,7 @@ fn unreachable(peer: &str, error: SocketError) -> Error {
         SocketError::NotPostgres(_) => (ErrorKind::Auth, Some("Check host and port: is this PostgreSQL?")),
         SocketError::Tls(error) => (ErrorKind::Auth, Some(tls::advice(error))),
     };
-    let error = Error::new(kind, format!("connect to {peer}")).because(error);
+    let error = Error::new(kind, format!("connect to {}", host.describe())).because(error);
     match hint {
         Some(hint) => error.hint(hint),
         None => error,
@@ -295,7 +284,7 @@ fn all_failed(conninfo: &Conninfo, mut failures: Vec<Error>) -> Error {
     let worth = failures.iter().position(|error| error.kind() == ErrorKind::Connect);
     let stand_in = failures.swap_remove(worth.unwrap_or(failures.len() - 1));
     let (kind, sqlstate) = (stand_in.kind(), stand_in.sqlstate());
-    let hosts: Vec<String> = conninfo.hosts.iter().map(peer).collect();
+    let hosts: Vec<String> = conninfo.hosts.iter().map(Host::describe).collect();
     let mut error = Error::new(kind, format!("connect to {}", hosts.join(" or "))).because(texts.join("; "));
     if let Some(hint) = stand_in.advice() {
         error = error.hint(hint);

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{Conninfo, ServerVersion, SqlState};
+use crate::pg::{Conninfo, Host, ServerVersion, SqlState};
 use crate::wire::auth::{AuthError, Channel, Login, Reply};
 use crate::wire::connection::{Connection, ConnectionSettings, Phase};
 use crate::wire::frame::{FRAME_BYTES_MAX, FrameBuffer, LOGIN_FRAME_BYTES_MAX};
@@ -28,7 +28,7 @@ pub(super) enum Standing {
 pub(super) async fn login(
     socket: Socket,
     route: Route,
-    peer: &str,
+    host: &Host,
     conninfo: &Conninfo,
     settings: &ConnectionSettings,
 ) -> Result<(Connection, Standing)> {
@@ -47,12 +47,12 @@ pub(super) async fn login(
         backend: BackendKey { pid: 0, secret: Bytes::new() },
         version: ServerVersion::new(0),
         route: Arc::new(route),
-        peer: peer.to_owned(),
+        peer: host.describe(),
     };
     let extra = Extra(&settings.extra);
     let logged_in = async {
         connection.start_up(conninfo, settings, &extra).await?;
-        connection.prove(Login::new(conninfo, channel)).await?;
+        connection.prove(Login::new(conninfo, host, channel)).await?;
         connection.await_ready().await
     };
     logged_in.await.map_err(|error| match error.kind() {
@@ -64,7 +64,7 @@ pub(super) async fn login(
     connection.input.set_limit(FRAME_BYTES_MAX);
     let facts = connection.pin(settings.mode, &extra).await?;
     tracing::debug!(
-        peer,
+        peer = connection.peer,
         role = settings.role,
         version = %connection.version,
         encryption = connection.socket.describe_encryption(),

@@ -77,8 +77,9 @@ impl Conninfo {
 }
 
 impl Host {
-    /// `host:port`.
-    fn describe(&self) -> String {
+    /// `host:port`, for people.
+    #[must_use]
+    pub fn describe(&self) -> String {
         match &self.name {
             HostName::Tcp(name) if name.contains(':') => format!("[{name}]:{}", self.port),
             HostName::Tcp(name) => format!("{name}:{}", self.port),
