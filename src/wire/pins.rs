@@ -65,8 +65,13 @@ const SERVER_KEEPALIVES: &[Pin] = &[
     pin("tcp_keepalives_count", "6"),
 ];
 
-/// Set where they exist: 14+, 17+.
-const WHERE_KNOWN: &[Pin] = &[pin("idle_session_timeout", "0"), pin("transaction_timeout", "0")];
+/// Set where they exist: 11+, 14+, 17+.
+const WHERE_KNOWN: &[Pin] = &[
+    // Statements over thousands of rows look costly to the planner; compiling one takes longer than running it.
+    pin("jit", "off"),
+    pin("idle_session_timeout", "0"),
+    pin("transaction_timeout", "0"),
+];
 
 /// Long enough for a stalled network, short enough to notice a dead one; zero would silence the walsender's
 /// own keepalives. A plain user may set it from 12 on (P18).
@@ -207,6 +212,18 @@ mod tests {
         assert_eq!(found, [Drift { name: "datestyle", found: "SQL, DMY".to_owned() }]);
         let sql = repair_statement(&found, &NONE);
         assert_eq!(sql, "SELECT true, pg_catalog.set_config('datestyle', 'ISO,MDY', false)");
+    }
+
+    #[test]
+    fn what_not_every_server_knows_is_no_startup_option() {
+        let options = startup_options(None, &NONE);
+        let sql = settle_statement(Mode::Sql, &NONE);
+        for pin in WHERE_KNOWN {
+            assert!(!options.contains(pin.name), "{options}");
+            assert!(sql.contains(&format!("set_config('{}', '{}', false)", pin.name, pin.value)), "{sql}");
+        }
+        let settings = [("jit", "on".to_owned())];
+        assert!(!settle_statement(Mode::Sql, &Extra(&settings)).contains("'off'"));
     }
 
     #[test]
