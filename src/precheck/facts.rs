@@ -100,8 +100,13 @@ pub enum Trial {
     NotTried,
     /// It worked.
     Allowed,
-    /// The server refused, and said this.
-    Refused(String),
+    /// It was refused.
+    Refused {
+        /// What was tried, and what the server said.
+        message: String,
+        /// What mends it, where the refusal itself tells.
+        advice: Option<String>,
+    },
 }
 
 /// Slots and walsenders of the source's cluster (P02).

@@ -1,21 +1,22 @@
-//! Reads the [`Facts`]: a short session on each end, and two tries that leave no trace.
+//! Reads the [`Facts`]: a short session on each end, and on the source what must be tried to be known.
 //!
-//! Hazard: a probe must not harm the source. A publication that names a table makes its UPDATEs fail the
-//! moment it commits (P06), so the one we try names none, waits for no lock, and is rolled back.
+//! Hazard: facts read one after another belong to different moments. What describes the database's content
+//! is read in one snapshot; what describes the cluster changes under our eyes and is only ever advice.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::catalog::{self, Capabilities, EXTENSION_OF_RELATION, USER_SCHEMA, field, row, rows, select};
-use crate::error::{Error, Result, describe};
-use crate::pg::{Conninfo, QualifiedName, RelationId, SqlState, SystemIdentifier};
+use crate::error::{Error, Result};
+use crate::pg::{Conninfo, QualifiedName, RelationId, SystemIdentifier};
 use crate::precheck::connect::{End, connect};
 use crate::precheck::facts::{
     AvailableExtension, Choices, Facts, PreparedTransaction, RelationRights, ServerFacts, SlotFacts,
-    SourceFacts, TargetFacts, Trial, Writer,
+    SourceFacts, TargetFacts, Writer,
 };
 use crate::precheck::options::CheckOptions;
 use crate::precheck::provider::Provider;
+use crate::precheck::trial::{Slot, try_publication, try_replication};
 use crate::wire::Session;
 
 /// Reads both ends.
@@ -25,9 +26,8 @@ use crate::wire::Session;
 pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) -> Result<Facts> {
     let (source_session, target_session) =
         tokio::try_join!(connect(End::Source, source), connect(End::Target, target))?;
-    let replication = try_replication(source).await;
     let (source, target) =
-        tokio::try_join!(load_source(&source_session, replication), load_target(&target_session))?;
+        tokio::try_join!(load_source(&source_session, source), load_target(&target_session))?;
     let choices = Choices {
         resuming: options.resuming,
         method: options.method,
@@ -38,8 +38,8 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
     Ok(Facts { source, target, choices })
 }
 
-async fn load_source(session: &Session, replication: Trial) -> Result<SourceFacts> {
-    let server = load_server(session).await?;
+async fn load_source(session: &Session, conninfo: &Conninfo) -> Result<SourceFacts> {
+    let mut server = load_server(session).await?;
     let publication = try_publication(session, &server.may).await?;
     let doing = "read the source in one snapshot";
     let run = |sql| async move {
@@ -54,17 +54,22 @@ async fn load_source(session: &Session, replication: Trial) -> Result<SourceFact
     let cluster = row(session, "read the source's WAL level and slots", CLUSTER).await?;
     let wal_level: String = field(&cluster, "wal_level")?;
     let effective: Option<String> = field(&cluster, "effective_wal_level")?;
+    let raises_wal_level = effective.is_some() && wal_level == "replica";
+    let wal_level = effective.unwrap_or(wal_level);
+    let slots = SlotFacts {
+        slots_max: count(field::<i32>(&cluster, "slots_max")?.into()),
+        slots_used: count(field(&cluster, "slots_used")?),
+        senders_max: count(field::<i32>(&cluster, "senders_max")?.into()),
+        senders_used: count(field(&cluster, "senders_used")?),
+        inactive: load_inactive_slots(session).await?,
+    };
+    let replication = try_replication(conninfo, slot_to_try(&server, &wal_level, &slots)).await;
+    server.system_identifier = server.system_identifier.or(replication.system);
     Ok(SourceFacts {
-        raises_wal_level: effective.is_some() && wal_level == "replica",
-        wal_level: effective.unwrap_or(wal_level),
-        slots: SlotFacts {
-            slots_max: count(field::<i32>(&cluster, "slots_max")?.into()),
-            slots_used: count(field(&cluster, "slots_used")?),
-            senders_max: count(field::<i32>(&cluster, "senders_max")?.into()),
-            senders_used: count(field(&cluster, "senders_used")?),
-            inactive: load_inactive_slots(session).await?,
-        },
-        replication,
+        raises_wal_level,
+        wal_level,
+        slots,
+        replication: replication.trial,
         publication,
         rights,
         prepared: load_prepared(session).await?,
@@ -77,6 +82,13 @@ async fn load_source(session: &Session, replication: Trial) -> Result<SourceFact
         server,
         catalog,
     })
+}
+
+/// On a standby a slot waits for the primary to say something, and a first logical slot may raise the WAL
+/// level of the whole cluster (19+): neither is for a check to bring about.
+fn slot_to_try(server: &ServerFacts, wal_level: &str, slots: &SlotFacts) -> Slot {
+    let has_room = slots.slots_used < slots.slots_max;
+    if has_room && wal_level == "logical" && !server.may.in_recovery { Slot::Try } else { Slot::Spare }
 }
 
 async fn load_target(session: &Session) -> Result<TargetFacts> {
@@ -131,25 +143,6 @@ async fn load_system_identifier(session: &Session) -> Result<Option<SystemIdenti
         Err(error) if error.sqlstate().is_some_and(|state| state.class() == "42") => Ok(None),
         Err(error) => Err(error),
     }
-}
-
-/// Tries CREATE PUBLICATION with no table in it, and rolls it back (P05).
-async fn try_publication(session: &Session, may: &Capabilities) -> Result<Trial> {
-    if may.in_recovery {
-        return Ok(Trial::NotTried);
-    }
-    let sql = "BEGIN; SET LOCAL lock_timeout = '2s'; CREATE PUBLICATION pgstream_check; ROLLBACK";
-    let Err(error) = session.batch_execute(sql).await else { return Ok(Trial::Allowed) };
-    let refusal = describe(&error);
-    let error = Error::from_postgres("try to create a publication", error);
-    let Some(state) = error.sqlstate() else { return Err(error) };
-    session.batch_execute("ROLLBACK").await.map_err(|error| Error::from_postgres("roll back", error))?;
-    Ok(if state == SqlState::LOCK_NOT_AVAILABLE { Trial::NotTried } else { Trial::Refused(refusal) })
-}
-
-/// Tries a replication connection (P04). Until one can be opened here the role's attribute is believed.
-async fn try_replication(_source: &Conninfo) -> Trial {
-    Trial::NotTried
 }
 
 async fn load_inactive_slots(session: &Session) -> Result<Vec<(String, u64)>> {

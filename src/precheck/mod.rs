@@ -9,7 +9,7 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `options`, `connect`, `facts`, `load` | what was chosen, and what is read |
+//! | `options`, `connect`, `facts`, `load`, `trial` | what was chosen, and what is read or tried |
 //! | `server` | both clusters: identity, version, encoding, connections |
 //! | `stream` | WAL level, slots, rights, open transactions |
 //! | `identity` | tables that cannot tell their rows apart |
@@ -33,6 +33,7 @@ mod table;
 mod target;
 #[cfg(test)]
 mod testing;
+mod trial;
 
 pub use load::load;
 pub use options::{CheckOptions, FullIdentity, IdentityChoice, Method, Resuming};

@@ -88,22 +88,19 @@ pub(super) fn senders(facts: &Facts) -> Vec<Finding> {
 /// P04: a connection that was tried outweighs any attribute.
 pub(super) fn replication_right(facts: &Facts) -> Vec<Finding> {
     let server = &facts.source.server;
-    let fix = server.provider.replication_fix(&server.may.role);
+    let fix = || server.provider.replication_fix(&server.may.role);
     match &facts.source.replication {
         Trial::Allowed => Vec::new(),
         Trial::NotTried if server.may.may_replicate => Vec::new(),
         Trial::NotTried => {
             vec![
                 Finding::block(format!("Role {} may not replicate from the source.", server.may.role))
-                    .fix(fix),
+                    .fix(fix()),
             ]
         }
-        Trial::Refused(message) => vec![
-            Finding::block(format!(
-                "The source refuses a replication connection to role {}: {message}",
-                server.may.role
-            ))
-            .fix(fix),
+        Trial::Refused { message, advice } => vec![
+            Finding::block(format!("The source does not let role {} replicate: {message}", server.may.role))
+                .fix(advice.clone().unwrap_or_else(fix)),
         ],
     }
 }
@@ -122,7 +119,7 @@ pub(super) fn publication_right(facts: &Facts) -> Vec<Finding> {
             ))
             .fix(format!("GRANT CREATE ON DATABASE {database} TO {role};")),
         );
-    } else if let Trial::Refused(message) = &facts.source.publication {
+    } else if let Trial::Refused { message, .. } = &facts.source.publication {
         found.push(Finding::block(format!("The source refuses to create a publication: {message}")));
     }
 
@@ -191,6 +188,10 @@ mod tests {
     use crate::precheck::testing::{facts, rights, verdicts};
     use std::time::Duration;
 
+    fn refused(advice: Option<&str>) -> Trial {
+        Trial::Refused { message: "no".to_owned(), advice: advice.map(str::to_owned) }
+    }
+
     #[test]
     fn only_logical_wal_streams() {
         let mut facts = facts();
@@ -237,8 +238,12 @@ mod tests {
         facts.source.replication = Trial::Allowed;
         assert_eq!(replication_right(&facts), []);
         facts.source.server.may.may_replicate = true;
-        facts.source.replication = Trial::Refused("no pg_hba.conf entry".to_owned());
-        assert_eq!(verdicts(replication_right(&facts)), [Verdict::Block]);
+        facts.source.replication = refused(None);
+        assert!(replication_right(&facts)[0].fix.as_deref().unwrap().starts_with("ALTER ROLE"));
+        facts.source.replication = refused(Some("Go round the pooler."));
+        let found = replication_right(&facts);
+        assert_eq!(found[0].fix.as_deref(), Some("Go round the pooler."));
+        assert_eq!(verdicts(found), [Verdict::Block]);
     }
 
     #[test]
@@ -256,7 +261,7 @@ mod tests {
         // A table left behind is not published.
         facts.choices.skip.insert(RelationId::new(1));
         assert_eq!(publication_right(&facts), []);
-        facts.source.publication = Trial::Refused("no".to_owned());
+        facts.source.publication = refused(None);
         assert_eq!(verdicts(publication_right(&facts)), [Verdict::Block]);
         facts.source.server.may.may_create_in_database = false;
         assert!(publication_right(&facts)[0].fix.as_deref().unwrap().starts_with("GRANT CREATE ON DATABASE"));
