@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes sure that what the tests run is there: PostgreSQL's server and client programs, and promtool.
+# Makes sure that what the tests run is there: PostgreSQL's server and client programs, promtool, openssl.
 # Installs what is missing by apt where there is apt; elsewhere it says what to install, and fails.
 set -eu
 
@@ -20,10 +20,11 @@ for program in pg_dump pg_restore psql; do
 done
 # pgbench is part of Debian's client package, and of contrib elsewhere.
 command -v promtool >/dev/null || missing="$missing prometheus"
+command -v openssl >/dev/null || missing="$missing openssl"
 [ -n "$missing" ] || exit 0
 
 if ! command -v apt-get >/dev/null; then
-    echo "Please install:$missing (PostgreSQL server and client programs, promtool)." >&2
+    echo "Please install:$missing (PostgreSQL server and client programs, promtool, openssl)." >&2
     exit 1
 fi
 as_root=''

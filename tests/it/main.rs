@@ -9,6 +9,11 @@ mod demo;
 mod digest;
 mod floors;
 mod metrics;
+mod precheck;
 mod scenery;
+#[allow(dead_code, reason = "what the engine will call, too")]
+mod schema;
+mod splice;
 #[allow(dead_code, reason = "support is written for scenarios to come as well")]
 mod support;
+mod wire;

@@ -11,10 +11,12 @@ use pgstream::pg::{Conninfo, HostName, Identifier, QualifiedName};
 use pgstream::schema::{
     Archive, Build, BuildForm, BuildKind, BuildSettings, Built, DumpEncoding, DumpId, DumpSettings,
     EventTriggers, FilterSettings, Plan, RestoreRun, RestoreSettings, RestoreWarning, RestoreWarningKind,
-    Schedule, Schema, Tablespaces, ToastCompression, Tools, build, dump_definitions, restore,
+    Schedule, Schema, Tablespaces, ToastCompression, Tools, build, dump_definitions, find_tools, restore,
     restore_privileges,
 };
 use pgstream::wire::{Session, SessionSettings};
+
+use crate::support::scenario::{Scenario, Side};
 
 const SETTINGS: FilterSettings =
     FilterSettings { public_schema: Schema::Exists, event_triggers: EventTriggers::Restore };
@@ -223,6 +225,51 @@ pub(crate) async fn a_build_gets_the_search_path_it_needs(target: &Conninfo) {
     assert!(text.contains("inner_fn(text) does not exist"), "{text}");
     let built = build(&session, &index, &settings(Some("\"$user\", app"))).await.expect("a build");
     assert_eq!(built, Built::WithSourceSearchPath);
-    let row = session.query_one("SELECT current_setting('search_path')", &[]).await.expect("a setting");
-    assert_eq!(row.get::<_, String>(0), "\"\"");
+    let row = session.query_one("SELECT current_schemas(false)::text", &[]).await.expect("a setting");
+    assert_eq!(row.get::<_, String>(0), "{}", "it was lent for that build alone");
+}
+
+/// The tools for a server.
+async fn tools(database: &Conninfo) -> Tools {
+    let version = connect(database).await.version();
+    find_tools(None, version, version).await.expect("pg_dump is installed")
+}
+
+fn conninfo(side: &Side) -> Conninfo {
+    side.cluster.conninfo(&side.dbname)
+}
+
+#[tokio::test]
+async fn definitions_arrive_whole_at_once_and_again() {
+    // Two databases of one server: the roles are there.
+    let (one, other) = tokio::join!(Scenario::shared("awkward"), Scenario::shared("awkward"));
+    let (source, target) = (conninfo(&one.source), conninfo(&other.source));
+    definitions_arrive_whole(&tools(&source).await, &source, &target).await;
+}
+
+#[tokio::test]
+async fn grants_to_a_missing_role_are_named() {
+    let scenario = Scenario::shared("grants").await;
+    if scenario.source.major() == scenario.target.major() {
+        let (source, target) = (conninfo(&scenario.source), conninfo(&scenario.target));
+        a_missing_role_costs_only_its_own_grants(&tools(&source).await, &source, &target).await;
+    }
+}
+
+#[tokio::test]
+async fn a_build_is_made_once_and_not_mistaken() {
+    let target = Scenario::shared("builds").await.target;
+    builds_are_made_once(&conninfo(&target)).await;
+}
+
+#[tokio::test]
+async fn what_a_failed_build_left_is_replaced() {
+    let target = Scenario::shared("invalid").await.target;
+    an_invalid_index_is_built_again(&conninfo(&target)).await;
+}
+
+#[tokio::test]
+async fn the_sources_search_path_is_lent_to_a_build() {
+    let target = Scenario::shared("path").await.target;
+    a_build_gets_the_search_path_it_needs(&conninfo(&target)).await;
 }

@@ -1,7 +1,9 @@
 //! The scenery that scenarios play in.
 
+pub(crate) mod authority;
 pub(crate) mod engine;
 pub(crate) mod fault;
+pub(crate) mod pooler;
 pub(crate) mod scenario;
 
 use std::time::{Duration, Instant};
