@@ -92,12 +92,20 @@ impl Assembler {
     /// `Protocol` for a message that breaks the protocol, `Local` if the spool cannot be written, and
     /// whatever `sink` reports.
     pub(super) fn push(&mut self, raw: Bytes, sink: &mut impl Sink) -> Result<()> {
-        let message =
-            self.decoder.decode(raw.clone()).map_err(|error| broken("decode the stream").because(error))?;
         match self.position {
-            Position::Block { xid } => self.in_block(xid, &raw, message),
-            Position::Idle | Position::Transaction => self.outside(message, sink),
+            Position::Block { xid } => {
+                let message = self.decode(raw.clone())?;
+                self.in_block(xid, &raw, message)
+            }
+            Position::Idle | Position::Transaction => {
+                let message = self.decode(raw)?;
+                self.outside(message, sink)
+            }
         }
+    }
+
+    fn decode(&mut self, raw: Bytes) -> Result<Message> {
+        self.decoder.decode(raw).map_err(|error| broken("decode the stream").because(error))
     }
 
     fn in_block(&mut self, top: Xid, raw: &Bytes, message: Message) -> Result<()> {

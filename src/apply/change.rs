@@ -70,7 +70,7 @@ pub(super) enum Cascade {
     /// They must not exist.
     Restrict,
     /// They are emptied too.
-    Cascade,
+    Follow,
     /// The source emptied a table too that was copied later: a cascade would empty the copy. Rows are deleted.
     Withheld,
 }

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::group::GroupEnd;
+use super::lane::field;
 use super::write::{Body, Payload, Touches, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, SlotName};
@@ -77,10 +78,10 @@ pub async fn read_progress(session: &Session, slot: &SlotName, lane: LaneId) -> 
     let Some(row) = session.query_opt(READ, &[&slot.as_str(), &lane.0]).await.map_err(failed)? else {
         return Ok(None);
     };
-    let end_lsn = row.get::<_, String>(0).parse::<Lsn>().map_err(|error| {
+    let end_lsn = field::<String>(&row, 0)?.parse::<Lsn>().map_err(|error| {
         Error::new(ErrorKind::State, format!("read the progress of slot {slot}")).because(error)
     })?;
-    Ok(Some(Progress { end_lsn, transactions: row.get(1), changes: row.get(2) }))
+    Ok(Some(Progress { end_lsn, transactions: field(&row, 1)?, changes: field(&row, 2)? }))
 }
 
 /// Begins a lane's progress at `start`, the consistent point of the slot.

@@ -44,7 +44,13 @@ impl Fault {
     /// The fault as an error of `doing`, of the kind that the server's answer has.
     pub(super) fn into_error(self, doing: &str) -> Error {
         match self.cause {
-            FaultCause::Unprepared(error) | FaultCause::Server(error) => Error::from_postgres(doing, error),
+            FaultCause::Server(error) => Error::from_postgres(doing, error),
+            FaultCause::Unprepared(error) => match Error::from_postgres(doing, error) {
+                error if error.kind() == ErrorKind::Sql => error.into_kind(ErrorKind::Drift).hint(
+                    "The target's definitions are not what they were at the start. Run the command again.",
+                ),
+                error => error,
+            },
             FaultCause::Touched { expected, touched } => {
                 Error::new(ErrorKind::Apply, doing).because(Touched { expected, touched })
             }
@@ -89,17 +95,19 @@ pub(super) fn refused(
         Planned::Rows(batch) => row(batch),
         Planned::Truncate(_) => String::new(),
     };
-    let missing = matches!(fault.cause, FaultCause::Touched { touched: 0, .. });
-    let hint = if missing {
-        format!(
+    let hint = match fault.cause {
+        FaultCause::Touched { touched: 0, .. } => format!(
             "The row{row} is not on the target: something else writes there, or it was not copied. \
              Find who, put the row back as it is on the source, and run the command again."
-        )
-    } else {
-        format!(
+        ),
+        FaultCause::Touched { .. } => format!(
+            "The target has several rows{row}. Remove those that the source does not have, give the table \
+             the source's key, and run the command again."
+        ),
+        FaultCause::Server(_) | FaultCause::Unprepared(_) => format!(
             "The target refuses what the source has{row}. Nothing of this transaction or after it was applied; \
              mend the target and run the command again."
-        )
+        ),
     };
     let is_lost = match &fault.cause {
         FaultCause::Server(error) | FaultCause::Unprepared(error) => {

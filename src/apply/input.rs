@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::replication::StreamItem;
@@ -25,14 +25,18 @@ pub struct ApplyInput {
     deliveries: mpsc::Sender<Delivery>,
     budget: Arc<Semaphore>,
     budget_bytes: u32,
+    stop: watch::Receiver<bool>,
 }
 
 impl ApplyInput {
-    pub(super) fn new(budget_bytes: usize) -> (ApplyInput, mpsc::Receiver<Delivery>) {
+    pub(super) fn new(
+        budget_bytes: usize,
+        stop: watch::Receiver<bool>,
+    ) -> (ApplyInput, mpsc::Receiver<Delivery>) {
         let (deliveries, receiver) = mpsc::channel(DELIVERIES_MAX);
         let budget_bytes = u32::try_from(budget_bytes).unwrap_or(u32::MAX).max(1);
         let budget = Arc::new(Semaphore::new(budget_bytes as usize));
-        (ApplyInput { deliveries, budget, budget_bytes }, receiver)
+        (ApplyInput { deliveries, budget, budget_bytes, stop }, receiver)
     }
 
     /// Hands items over, in the stream's order; waits while the applier is behind.
@@ -43,6 +47,9 @@ impl ApplyInput {
     /// Dropped before it is done, none of the items was taken.
     pub async fn send(&self, items: Vec<StreamItem>) -> Result<()> {
         let gone = || Error::new(ErrorKind::Aborted, "hand changes to the applier");
+        if *self.stop.borrow() {
+            return Err(gone());
+        }
         // What is larger than the whole budget waits until all of it is free.
         let bytes = u32::try_from(items.iter().map(bytes).sum::<usize>()).unwrap_or(u32::MAX);
         let budget = Arc::clone(&self.budget);

@@ -10,11 +10,12 @@ use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
-use tokio_postgres::{Client, Statement};
+use tokio_postgres::types::FromSql;
+use tokio_postgres::{Client, Row, Statement};
 
 use super::write::{Body, Payload, Touches, Write};
 use crate::catalog::ReplicaRole;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
 use crate::wire::{Session, SessionSettings};
 
@@ -225,6 +226,16 @@ impl<'a> Flight<'a> {
         }
         landed
     }
+}
+
+/// A column of an answer.
+///
+/// # Errors
+/// `Protocol` if it is not of the type that the query asks for.
+pub(super) fn field<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
+    row.try_get(at).map_err(|error| {
+        Error::new(ErrorKind::Protocol, format!("read column {at} of the target's answer")).because(error)
+    })
 }
 
 /// Prepared statements by their text; the least recently used one makes room.

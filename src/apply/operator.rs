@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
+use super::lane::field;
 use crate::catalog::{Column, Table};
 use crate::error::{Error, Result};
 use crate::pg::{Identifier, Oid, QualifiedName, RelationId};
@@ -71,16 +72,16 @@ impl TargetFacts {
         let relations: Vec<u32> = tables.iter().map(|table| table.oid.get()).collect();
         let mut facts = TargetFacts::default();
         for row in session.query(TYPES, &[&types]).await.map_err(failed)? {
-            let delimiter = char::from(u8::try_from(row.get::<_, i8>(1)).unwrap_or(b','));
-            let base = QualifiedName::new(row.get::<_, String>(4), row.get::<_, String>(5));
-            let (schema, operator): (Option<String>, Option<String>) = (row.get(2), row.get(3));
+            let delimiter = char::from(u8::try_from(field::<i8>(&row, 1)?).unwrap_or(b','));
+            let base = QualifiedName::new(field::<String>(&row, 4)?, field::<String>(&row, 5)?);
+            let (schema, operator): (Option<String>, Option<String>) = (field(&row, 2)?, field(&row, 3)?);
             let equality = schema
                 .zip(operator)
                 .map(|(schema, operator)| format!("OPERATOR({}.{operator})", Identifier::new(schema)));
-            facts.types.insert(Oid::new(row.get(0)), TypeFacts { delimiter, base, equality });
+            facts.types.insert(Oid::new(field(&row, 0)?), TypeFacts { delimiter, base, equality });
         }
         for row in session.query(LOOSE_COLLATIONS, &[&relations]).await.map_err(failed)? {
-            facts.loose_collations.insert((RelationId::new(row.get(0)), row.get(1)));
+            facts.loose_collations.insert((RelationId::new(field(&row, 0)?), field(&row, 1)?));
         }
         Ok(facts)
     }

@@ -11,9 +11,11 @@
 //!                                                Positions ──▶ feedback to the source
 //! ```
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -41,26 +43,24 @@ pub struct Applier {
     input: ApplyInput,
     reporter: Arc<Reporter>,
     stats: Arc<ApplyStats>,
-    stop: watch::Sender<bool>,
     outcome: Arc<Outcome>,
     planner: Option<thread::JoinHandle<()>>,
     writer: Option<JoinHandle<()>>,
 }
 
-/// The first error, and the news of it.
+/// The first error, and the word to stop.
 #[derive(Debug, Default)]
 struct Outcome {
     error: Mutex<Option<Error>>,
-    failed: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
 }
 
 impl Outcome {
     fn fail(&self, error: Error) {
         let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        // What follows from the first error is no news.
-        if first.is_none() && !*self.failed.borrow() {
+        // What follows from the first error, or from being stopped, is no news.
+        if !self.stop.send_replace(true) {
             *first = Some(error);
-            self.failed.send_replace(true);
         }
     }
 
@@ -83,8 +83,7 @@ impl Applier {
         let reporter = Arc::new(Reporter::starting_at(options.start));
         let stats = Arc::new(ApplyStats::default());
         let outcome = Arc::new(Outcome::default());
-        let stop = watch::Sender::new(false);
-        let (input, deliveries) = ApplyInput::new(options.input_bytes);
+        let (input, deliveries) = ApplyInput::new(options.input_bytes, outcome.stop.subscribe());
         let (orders, to_write) = mpsc::channel(ORDERS_MAX);
         let done = watch::Sender::new(0);
 
@@ -93,7 +92,7 @@ impl Applier {
             orders,
             runtime: Handle::current(),
             done: done.subscribe(),
-            stop: stop.subscribe(),
+            stop: outcome.stop.subscribe(),
             sent: 0,
         };
         let limits =
@@ -107,14 +106,15 @@ impl Applier {
 
         let writing = Arc::clone(&outcome);
         let writer = tokio::spawn(async move {
-            if let Err(error) = writer.run(to_write).await {
-                writing.fail(error);
+            match AssertUnwindSafe(writer.run(to_write)).catch_unwind().await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => writing.fail(error),
+                Err(_) => writing.fail(Error::new(ErrorKind::Bug, "write changes")),
             }
         });
         let planning = Arc::clone(&outcome);
         let planner = thread::Builder::new().name("pgstream-plan".to_owned()).spawn(move || {
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| planner.run()));
-            match outcome {
+            match catch_unwind(AssertUnwindSafe(|| planner.run())) {
                 Ok(Ok(())) => {}
                 // The writer went first; its error is the one to show.
                 Ok(Err(error)) if error.kind() == ErrorKind::Aborted => {}
@@ -128,7 +128,7 @@ impl Applier {
             Ok(planner) => (Some(planner), None),
             Err(error) => (None, Some(error)),
         };
-        let applier = Applier { input, reporter, stats, stop, outcome, planner, writer: Some(writer) };
+        let applier = Applier { input, reporter, stats, outcome, planner, writer: Some(writer) };
         failed.map_or(Ok(applier), Err)
     }
 
@@ -155,9 +155,7 @@ impl Applier {
     /// # Cancel safety
     /// Safe: the error is taken when it is returned.
     pub async fn failed(&self) -> Error {
-        let mut failed = self.outcome.failed.subscribe();
-        // The sender lives as long as we do.
-        let _ = failed.wait_for(|failed| *failed).await;
+        stopped(self.outcome.stop.subscribe()).await;
         self.outcome.take().unwrap_or_else(|| Error::new(ErrorKind::Aborted, "apply changes"))
     }
 
@@ -166,23 +164,22 @@ impl Applier {
     /// # Errors
     /// The first error, now or before.
     pub async fn finish(mut self) -> Result<Positions> {
-        let failed = self.outcome.failed.subscribe();
         tokio::select! {
             () = self.input.drain() => {}
-            () = is_true(failed) => {}
+            () = stopped(self.outcome.stop.subscribe()) => {}
         }
         // The writer ends when the planner has let go of its channel, or before that by an error.
         if let Some(writer) = self.writer.as_mut() {
-            let ended = writer.await;
+            // Its panics are caught where it runs.
+            let _ = writer.await;
             self.writer = None;
-            if let Err(panic) = ended {
-                self.outcome.fail(Error::new(ErrorKind::Bug, "write changes").because(panic));
-            }
         }
-        self.join();
+        // So the planner is at its end, too; it must not be stopped before it has told of an error.
+        self.join_planner();
+        let is_stopped = *self.outcome.stop.borrow();
         match self.outcome.take() {
             Some(error) => Err(error),
-            None if *self.outcome.failed.borrow() => Err(Error::new(ErrorKind::Aborted, "apply changes")),
+            None if is_stopped => Err(Error::new(ErrorKind::Aborted, "apply changes")),
             None => Ok(self.reporter.now()),
         }
     }
@@ -192,24 +189,30 @@ impl Applier {
         drop(self);
     }
 
-    fn join(&mut self) {
-        self.stop.send_replace(true);
+    fn halt(&mut self) {
+        self.outcome.stop.send_replace(true);
         if let Some(writer) = self.writer.take() {
             writer.abort();
         }
         // It waits for nothing that does not end with the stop.
+        self.join_planner();
+    }
+
+    fn join_planner(&mut self) {
         if let Some(planner) = self.planner.take() {
+            // Its panics are caught where it runs.
             let _ = planner.join();
         }
     }
 }
 
-async fn is_true(mut flag: watch::Receiver<bool>) {
-    let _ = flag.wait_for(|flag| *flag).await;
+async fn stopped(mut stop: watch::Receiver<bool>) {
+    // An error says that nobody is left who could stop us, which is to be stopped.
+    let _ = stop.wait_for(|stop| *stop).await;
 }
 
 impl Drop for Applier {
     fn drop(&mut self) {
-        self.join();
+        self.halt();
     }
 }

@@ -86,16 +86,16 @@ impl Planner {
         }
         let Planner { input, desk, .. } = self;
         let Desk { out, group, .. } = desk;
-        let has_work = group.has_whole() || desk.handled > desk.told;
+        let has_work = group.has_whole() || group.is_idle() && desk.handled > desk.told;
         if has_work && out.is_writer_idle() {
             return Wake::HandOver;
         }
         let deadline = group.deadline();
-        let Outlet { runtime, done, stop, .. } = out;
+        let Outlet { runtime, done, stop, sent, .. } = out;
         runtime.block_on(async {
             tokio::select! {
                 delivery = input.recv() => delivered(delivery),
-                _ = done.changed(), if has_work => Wake::HandOver,
+                _ = done.wait_for(|done| done == sent), if has_work => Wake::HandOver,
                 () = until(deadline) => Wake::HandOver,
                 _ = stop.wait_for(|stop| *stop) => Wake::Stop,
             }
@@ -196,7 +196,7 @@ impl Desk {
 
     fn truncate(&mut self, transaction: SourceTransaction, truncate: &Truncate) -> Result<()> {
         let mut tables = Vec::with_capacity(truncate.relations.len());
-        let mut cascade = if truncate.cascade { Cascade::Cascade } else { Cascade::Restrict };
+        let mut cascade = if truncate.cascade { Cascade::Follow } else { Cascade::Restrict };
         for id in &truncate.relations {
             let table = match self.relations.is_migrated(*id)? {
                 true => self.relations.table(*id, transaction.final_lsn)?,

@@ -1,5 +1,6 @@
 //! The applier, fed with what a real source sends, writing to a real target.
 
+mod faults;
 mod stage;
 mod stream;
 mod types;
