@@ -8,8 +8,14 @@
 //! | delete | replace | – | – |
 //! | replace | – | replace merged | delete |
 //!
-//! Hazard: "–" cannot happen to one row. If the stream says so, two spellings of a key were taken for one
-//! or the target was meant to fail; [`NetChanges::add`] then refuses, and the order is kept as it came.
+//! Hazard: "–" cannot happen to one row. If the stream says so, [`NetChanges::add`] refuses, the order is
+//! kept as it came, and the target has the last word.
+//!
+//! Rows are told apart by the bytes of their keys, although equal keys may be spelled in several ways
+//! (numeric 1.0 and 1.00, citext, -0; P09). That is safe, because one row has one spelling until its key is
+//! updated, which ends the collection: of all spellings of a key, one at most has a row before the group,
+//! which is updated or deleted, and one at most has a row after it, which is inserted after all deletes.
+//!
 //! *Replace* is a delete and an insert, not an UPDATE: all deletes run before all inserts, so rows that
 //! hand their unique values on to each other do not collide.
 

@@ -1,8 +1,8 @@
-//! Keys of rows, compared by their bytes.
+//! Keys of rows, compared by their bytes; and the types whose equal values have equal bytes.
 //!
-//! Hazard: net changes are collected by key, and two spellings of one key would be taken for two rows:
-//! numeric 1.0 and 1.00, citext, collations that ignore case, -0 and 0, '1 day' and '24 hours' (P09).
-//! Only types with one spelling per value may be collected; see [`is_canonical`].
+//! Hazard: equality on the server is often wider than that: numeric 1.0 and 1.00, citext, collations that
+//! ignore case, -0 and 0, '1 day' and '24 hours' (P09). Where exactly one stored value is meant, `=` serves
+//! only the types of [`is_canonical`].
 
 use crate::catalog::{Column, TypeKind};
 use crate::pgoutput::{Tuple, Value};

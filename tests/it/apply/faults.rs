@@ -113,7 +113,10 @@ async fn an_applier_dropped_anywhere_leaves_whole_transactions() {
         for some in items[..cut].chunks(100) {
             applier.input().send(some.to_vec()).await.unwrap();
         }
-        positions.wait_for(|positions| positions.watermark.confirmed() > start).await.unwrap();
+        tokio::select! {
+            moved = positions.wait_for(|positions| positions.watermark.confirmed() > start) => drop(moved.unwrap()),
+            error = applier.failed() => panic!("{}", describe(&error)),
+        }
         applier.abort();
         let part = "SELECT count(*) FROM (SELECT FROM t GROUP BY tx HAVING count(*) <> 50) p";
         let part: i64 = stage.target.query_one(part, &[]).await.unwrap().get(0);
