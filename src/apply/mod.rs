@@ -35,6 +35,7 @@ mod pipeline;
 mod plan;
 mod planner;
 mod positions;
+mod rehearsal;
 mod relations;
 #[cfg(test)]
 mod sample;
@@ -52,6 +53,7 @@ pub use input::ApplyInput;
 pub use options::ApplyOptions;
 pub use pipeline::Applier;
 pub use positions::Positions;
+pub use rehearsal::{Rehearsal, Rehearsed};
 pub use relations::TableWatermarks;
 pub use stats::{ApplyStats, FallbackReason};
 pub use watermark::Watermark;

@@ -66,9 +66,9 @@ impl Planner {
     fn step(&mut self) -> Result<Next> {
         match self.wait() {
             Wake::Items(items, _permit) => self.take(items)?,
-            Wake::HandOver => self.desk.hand_over(Urgency::Now)?,
+            Wake::HandOver => self.desk.hand_over_now()?,
             Wake::Drain => {
-                self.desk.hand_over(Urgency::Now)?;
+                self.desk.hand_over_now()?;
                 return Ok(Next::End);
             }
             Wake::Stop => return Ok(Next::End),
@@ -220,6 +220,11 @@ impl Desk {
         let bytes = step.bytes();
         self.group.push(step, bytes, Instant::now());
         self.hand_over(Urgency::WhenFull)
+    }
+
+    /// Gives the writer what is ready, whether or not a group is full.
+    pub(super) fn hand_over_now(&mut self) -> Result<()> {
+        self.hand_over(Urgency::Now)
     }
 
     /// Gives the writer what is ready: changes, else a position.

@@ -1,2 +1,0 @@
-//! Micro benches.
-fn main() {}
