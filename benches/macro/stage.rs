@@ -1,0 +1,97 @@
+//! Two servers, and the programs that are run on them.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use pgstream::demo::{Cluster, ClusterOptions, Durability};
+use pgstream::error::{Error, Result};
+use pgstream::wire::Session;
+
+use crate::process::{Running, server_seconds};
+
+/// What both servers are given beyond their defaults, so that checkpoints do not decide who wins.
+const SETTINGS: &[(&str, &str)] = &[
+    ("shared_buffers", "256MB"),
+    ("max_wal_size", "4GB"),
+    ("checkpoint_timeout", "30min"),
+    ("maintenance_work_mem", "128MB"),
+    // A backlog is kept by slots that nobody reads for a while.
+    ("wal_sender_timeout", "0"),
+];
+
+/// A source and a target on this machine; both end when this drops, and when we are killed.
+pub(crate) struct Stage {
+    pub(crate) source: Cluster,
+    pub(crate) target: Cluster,
+}
+
+/// CPU seconds of both servers at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Servers {
+    pub(crate) source: f64,
+    pub(crate) target: f64,
+}
+
+impl Stage {
+    pub(crate) async fn set(durability: Durability) -> Result<Stage> {
+        let settings =
+            SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let options = ClusterOptions { settings, durability, ..ClusterOptions::default() };
+        let (source, target) = tokio::try_join!(Cluster::start(options.clone()), Cluster::start(options))?;
+        Ok(Stage { source, target })
+    }
+
+    /// What is said about it above the tables.
+    pub(crate) fn description(&self) -> String {
+        let settings: Vec<String> = SETTINGS.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        format!("PostgreSQL {}, {}", self.source.installation().version(), settings.join(", "))
+    }
+
+    pub(crate) fn cpu(&self) -> Servers {
+        let of = |cluster: &Cluster| cluster.pid().map_or(0.0, server_seconds);
+        Servers { source: of(&self.source), target: of(&self.target) }
+    }
+
+    /// One of PostgreSQL's client programs: the server's own, else the one on the PATH.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let own = self.source.installation().program(name);
+        Command::new(if own.exists() { own } else { PathBuf::from(name) })
+    }
+
+    /// `pgstream migrate` from one database to another; more arguments may follow.
+    pub(crate) fn migrate(&self, from: &str, to: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pgstream"));
+        command.args(["migrate", "-s", &self.source.dsn(from), "-t", &self.target.dsn(to)]);
+        // It has no key, and only ever grows.
+        command.args(["--json", "--quiet", "--insert-only", "public.pgbench_history"]);
+        command.stdout(std::process::Stdio::null());
+        command
+    }
+
+    /// Runs pgbench on a database of the source.
+    pub(crate) async fn pgbench(&self, dbname: &str, arguments: &[&str]) -> Result<()> {
+        let mut command = self.program("pgbench");
+        command.args(arguments).arg(self.source.dsn(dbname)).stdout(std::process::Stdio::null());
+        Running::start(command)?.finish().await.map(drop)
+    }
+
+    /// Writes the target's dirty pages out, so that the next contestant does not pay for the last one.
+    pub(crate) async fn settle(&self) -> Result<()> {
+        for cluster in [&self.source, &self.target] {
+            run(&cluster.session("postgres").await?, "CHECKPOINT").await?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs SQL without a result.
+pub(crate) async fn run(session: &Session, sql: &str) -> Result<()> {
+    let failed = |cause| Error::from_postgres(format!("run {}", sql.lines().next().unwrap_or(sql)), cause);
+    session.batch_execute(sql).await.map_err(failed)
+}
+
+/// Asks for one number.
+pub(crate) async fn number(session: &Session, sql: &str) -> Result<i64> {
+    let row = session.query_one(sql, &[]).await;
+    row.map(|row| row.get(0)).map_err(|cause| Error::from_postgres(format!("ask {sql}"), cause))
+}
