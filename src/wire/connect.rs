@@ -140,7 +140,11 @@ impl<'a> Plan<'a> {
                 Ok(connection) => return Ok(connection),
                 Err(Refused { error, retry: Retry::OtherEncryption }) => {
                     if self.conninfo.sslmode == SslMode::Prefer && ways.peek().is_some() {
-                        tracing::warn!(peer = peer(host), cause = describe(&error), "trying without TLS");
+                        tracing::warn!(
+                            peer = host.describe(),
+                            cause = describe(&error),
+                            "trying without TLS"
+                        );
                     }
                     failures.push(error);
                 }
