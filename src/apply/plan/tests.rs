@@ -84,7 +84,7 @@ fn same(one: &Option<String>, other: &Option<String>) -> bool {
 
 /// Half of the numbers are the other half, spelled in another way.
 fn spelled(id: u8) -> Option<String> {
-    Some(if id % 2 == 0 { (id / 2).to_string() } else { format!("{}.0", id / 2) })
+    Some(if id.is_multiple_of(2) { (id / 2).to_string() } else { format!("{}.0", id / 2) })
 }
 
 fn text(value: Value<'_>) -> Option<String> {

@@ -46,7 +46,7 @@ impl Server {
             .into_iter()
             .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
             .expect("a port is free");
-        let directory = PathBuf::from(format!("/tmp/pgs-apply/{}", std::process::id()));
+        let directory = std::env::temp_dir().join("pgs-apply").join(std::process::id().to_string());
         std::fs::create_dir_all(&directory).unwrap();
         let owned = Command::new("chown").arg("postgres:postgres").arg(&directory).status().unwrap();
         assert!(owned.success());

@@ -68,6 +68,36 @@ async fn keys_are_swapped_reused_and_handed_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_part_of_a_large_transaction_may_need_the_exact_order() {
+    let stage = Stage::new("CREATE TABLE t (id int PRIMARY KEY, u int UNIQUE)").await;
+    stage.run("INSERT INTO t SELECT g, g FROM generate_series(1, 50) g").await;
+    stage.apply().await;
+    stage
+        .run(
+            "BEGIN; UPDATE t SET u = u + 1000 WHERE id > 10;
+             UPDATE t SET u = -1 WHERE id = 1; UPDATE t SET u = 1 WHERE id = 2; UPDATE t SET u = 2 WHERE id = 1;
+             INSERT INTO t SELECT g, g FROM generate_series(51, 99) g; DELETE FROM t WHERE id = 99; COMMIT",
+        )
+        .await;
+    let items = stage.items().await;
+    let mut options = stage.options().await;
+    options.bounds = GroupBounds { changes: 10, ..GroupBounds::default() };
+    // Parts of it are written, but it is never committed.
+    let before = rows(&stage.target, "t").await;
+    let applier = Applier::start(options.clone()).await.unwrap();
+    applier.input().send(items[..70].to_vec()).await.unwrap();
+    applier.finish().await.unwrap();
+    assert_eq!(rows(&stage.target, "t").await, before);
+
+    let applier = Applier::start(options).await.unwrap();
+    let stats = applier.stats();
+    applier.input().send(items).await.unwrap();
+    applier.finish().await.unwrap();
+    assert_eq!((stats.fallbacks(FallbackReason::Unique), stats.groups.load(Ordering::Relaxed)), (1, 1));
+    stage.assert_equal().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_without_a_key_are_changed_one_at_a_time() {
     let stage = Stage::new(
         "CREATE TABLE f (a int, j json, p point, n numeric, c char(4)); ALTER TABLE f REPLICA IDENTITY FULL;
@@ -257,7 +287,7 @@ async fn an_idle_stream_confirms_what_the_keepalive_says() {
     let [whole @ .., _commit, keepalive] = items.as_slice() else {
         panic!("ends with a commit and a keepalive")
     };
-    applier.input().send([whole, &[keepalive.clone()]].concat()).await.unwrap();
+    applier.input().send([whole, std::slice::from_ref(keepalive)].concat()).await.unwrap();
     let end = applier.finish().await.unwrap();
     assert_eq!(end.watermark.confirmed(), wal_end);
     // Behind it, it does.
