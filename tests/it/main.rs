@@ -7,9 +7,12 @@ mod apply;
 mod cluster;
 mod demo;
 mod digest;
+mod fault;
 mod floors;
+mod kill;
 mod metrics;
 mod precheck;
+mod migrate;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;

@@ -1,0 +1,145 @@
+//! `pgstream migrate` between the two sides of a scenario, and what must hold when it is over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pgstream::demo::{SeedOptions, Workload, WorkloadOptions, seed};
+use pgstream::verify::RelationKind;
+use pgstream::wire::Session;
+
+use super::engine::{Engine, Outcome};
+use super::scenario::{Scenario, Side};
+
+/// Keyless tables are published whole for the time of the migration; the seed has some.
+pub(crate) const FULL: [&str; 2] = ["--replica-identity", "full"];
+/// End in step, and leave the slot.
+pub(crate) const CAUGHT_UP: [&str; 2] = ["--until", "caught-up"];
+/// End in step, and remove everything of ours.
+pub(crate) const STOP: [&str; 3] = ["--max-replication-lag", "0", "--stop-replication"];
+/// How long one run may take on a slow and busy machine.
+pub(crate) const RUN: Duration = Duration::from_secs(180);
+
+/// The words of a command line, from several lists.
+pub(crate) fn words<'a>(lists: &[&[&'a str]]) -> Vec<&'a str> {
+    lists.concat()
+}
+
+impl Scenario {
+    /// Fills the source with the awkward database.
+    pub(crate) async fn seed(&self, rows: u32) {
+        seed(&self.source.session().await, SeedOptions { rows, seed: 1 }).await.expect("seed the source");
+    }
+
+    /// Lets writers loose on a seeded source.
+    pub(crate) async fn write(&self, rows: u32, options: WorkloadOptions) -> Workload {
+        let conninfo = self.source.cluster.conninfo(&self.source.dbname);
+        Workload::start(conninfo, &WorkloadOptions { rows, ..options }).await.expect("writers connect")
+    }
+
+    /// Starts `pgstream migrate` with these words; it logs phases on stderr, its result on stdout.
+    pub(crate) fn migrate(&self, words: &[&str]) -> Engine {
+        migrate(&self.source.dsn(), &self.target.dsn(), words)
+    }
+
+    /// Migrates to the very end, which must be a good one.
+    pub(crate) async fn stop_replication(&self, more: &[&str]) -> Outcome {
+        self.migrate(&words(&[&STOP, more])).wait(RUN).await.expect_code(0)
+    }
+
+    /// Asserts that the target holds all that the source does.
+    ///
+    /// Unlogged tables and large objects, which no stream tells of, are left out.
+    pub(crate) async fn assert_rows_equal(&self) {
+        let comparison = self.compare().await;
+        let differing = comparison.differing_relations().filter(|one| one.kind != RelationKind::Unlogged);
+        let mut shown = String::new();
+        for relation in differing.take(5) {
+            shown += &format!("{relation:?}\n");
+            if relation.source.is_some() && relation.target.is_some() {
+                shown += &self.sample_of_differences(&relation.name.to_string()).await;
+            }
+        }
+        assert!(shown.is_empty(), "the two sides differ:\n{shown}");
+    }
+
+    /// Asserts that a migration came to its end: rows, sequences and definitions are the same on both
+    /// sides, and nothing of ours is left on the target.
+    pub(crate) async fn assert_moved(&self) {
+        self.assert_rows_equal().await;
+        let comparison = self.compare().await;
+        let sequences: Vec<_> = comparison.differing_sequences().collect();
+        assert!(sequences.is_empty(), "sequences differ: {sequences:#?}");
+        self.assert_same_schema();
+        let left = "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstream'";
+        assert_eq!(self.target.value::<i64>(left).await, 0, "schema pgstream is left on the target");
+    }
+}
+
+/// Starts `pgstream migrate` between any two connection strings.
+pub(crate) fn migrate(source: &str, target: &str, words: &[&str]) -> Engine {
+    let mut command = Engine::command();
+    command.args(["migrate", "--json", "-v", "--source", source, "--target", target]).args(words);
+    Engine::spawn(command)
+}
+
+impl Side {
+    /// When each finished table was copied; a table that is copied again gets another time.
+    pub(crate) async fn copied_tables(&self) -> BTreeMap<String, String> {
+        let session = self.session().await;
+        let sql = "SELECT schema_name || '.' || table_name, copied_at::text FROM pgstream.copied_table
+                    WHERE state = 'copied'";
+        // Before the first phase there is no ledger.
+        let rows = session.query(sql, &[]).await.unwrap_or_default();
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+
+    /// Slots that are ours.
+    pub(crate) async fn slots(&self) -> i64 {
+        self.value("SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'pgstream%'").await
+    }
+
+    /// Ends every session of the engine whose role, the end of its `application_name`, is like `pattern`.
+    pub(crate) async fn terminate(&self, pattern: &str) -> i64 {
+        self.value(&format!(
+            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+              WHERE application_name LIKE 'pgstream%{pattern}' AND datname = current_database()
+                AND pid <> pg_backend_pid()"
+        ))
+        .await
+    }
+}
+
+/// An open transaction that keeps others waiting; it is rolled back at the latest when this drops.
+pub(crate) struct Hold(Session);
+
+impl Side {
+    /// Opens a transaction and runs `sql` in it.
+    pub(crate) async fn hold(&self, sql: &str) -> Hold {
+        let session = self.session().await;
+        if let Err(error) = session.batch_execute(&format!("BEGIN; {sql}")).await {
+            panic!("{error:?}\nin {sql}");
+        }
+        Hold(session)
+    }
+}
+
+impl Hold {
+    /// Commits.
+    pub(crate) async fn commit(self) {
+        self.0.batch_execute("COMMIT").await.expect("commit");
+    }
+
+    /// Rolls back, and returns when that is done.
+    pub(crate) async fn release(self) {
+        self.0.batch_execute("ROLLBACK").await.expect("roll back");
+    }
+}
+
+impl Side {
+    /// Whether a query of one boolean says yes; no if it cannot be asked, as of a server that restarts or a
+    /// table that is not there yet.
+    pub(crate) async fn holds(&self, sql: &str) -> bool {
+        let Ok(session) = self.cluster.session(&self.dbname).await else { return false };
+        session.query_one(sql, &[]).await.is_ok_and(|row| row.get::<_, Option<bool>>(0) == Some(true))
+    }
+}
