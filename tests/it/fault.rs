@@ -1,6 +1,6 @@
 //! Connections break, servers restart, routes are lost: the engine goes on by itself, and ends equal.
 
-use pgstream::demo::{Shutdown, Workload, WorkloadOptions};
+use pgstream::demo::{Shutdown, Workload};
 
 use crate::support::engine::Engine;
 use crate::support::eventually;
@@ -42,7 +42,7 @@ async fn terminated_backends_and_restarted_servers_do_not_end_a_migration() {
     let scenario = Scenario::own("restarts").await;
     scenario.seed(ROWS).await;
     let before = scenario.source.footprint().await;
-    let workload = scenario.write(ROWS, WorkloadOptions { writers: 2, ..Default::default() }).await;
+    let workload = scenario.write(ROWS).await;
     let Scenario { source, target } = &scenario;
 
     let engine = scenario.migrate(&FULL);
@@ -90,7 +90,7 @@ async fn cut_and_stalled_routes_do_not_end_a_migration() {
     let scenario = Scenario::own("routes").await;
     scenario.seed(ROWS).await;
     let before = scenario.source.footprint().await;
-    let workload = scenario.write(ROWS, WorkloadOptions { writers: 2, ..Default::default() }).await;
+    let workload = scenario.write(ROWS).await;
     let Scenario { source, target } = &scenario;
     let to_source = Proxy::start(source.cluster.port()).await;
     let to_target = Proxy::start(target.cluster.port()).await;

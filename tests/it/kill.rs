@@ -3,7 +3,7 @@
 //! Points are named by what the servers show. Where a point is too short to hit, a lock on one of the
 //! servers holds the engine there until it is dead.
 
-use pgstream::demo::{Workload, WorkloadOptions};
+use pgstream::demo::Workload;
 
 use crate::support::engine::Engine;
 use crate::support::eventually;
@@ -29,7 +29,7 @@ impl Victim {
     async fn new(name: &str) -> Victim {
         let scenario = Scenario::own(name).await;
         scenario.seed(ROWS).await;
-        let workload = scenario.write(ROWS, WorkloadOptions { writers: 2, ..Default::default() }).await;
+        let workload = scenario.write(ROWS).await;
         Victim { scenario, workload }
     }
 

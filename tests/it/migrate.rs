@@ -1,7 +1,5 @@
 //! The main job: a database moves while it is written to, and the two ends are the same afterwards.
 
-use pgstream::demo::WorkloadOptions;
-
 use crate::support::eventually;
 use crate::support::migration::{CAUGHT_UP, FULL, RUN, words};
 use crate::support::scenario::Scenario;
@@ -11,7 +9,7 @@ async fn the_awkward_database_moves_while_it_is_written_to() {
     let scenario = Scenario::own("shop").await;
     scenario.seed(400).await;
     let before = scenario.source.footprint().await;
-    let workload = scenario.write(400, WorkloadOptions::default()).await;
+    let workload = scenario.write(400).await;
     eventually("the source lives", async || workload.counts().commits > 50).await;
 
     let caught_up = words(&[&CAUGHT_UP, &FULL]);

@@ -137,7 +137,8 @@ impl Outcome {
     }
 }
 
-/// Collects a stream, line by line, for anyone who waits for one.
+/// Collects a stream, line by line, for anyone who waits for one. With `PGSTREAM_TEST_ALOUD` set, and
+/// `--nocapture`, each line is shown as it comes.
 struct Capture {
     text: watch::Receiver<String>,
     reader: JoinHandle<()>,
@@ -149,7 +150,11 @@ impl Capture {
         let reader = tokio::spawn(async move {
             let mut stream = BufReader::new(stream);
             let mut line = Vec::new();
+            let aloud = std::env::var_os("PGSTREAM_TEST_ALOUD").is_some();
             while stream.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
+                if aloud {
+                    eprint!("{}", String::from_utf8_lossy(&line));
+                }
                 sender.send_modify(|all| all.push_str(&String::from_utf8_lossy(&line)));
                 line.clear();
             }

@@ -30,10 +30,13 @@ impl Scenario {
         seed(&self.source.session().await, SeedOptions { rows, seed: 1 }).await.expect("seed the source");
     }
 
-    /// Lets writers loose on a seeded source.
-    pub(crate) async fn write(&self, rows: u32, options: WorkloadOptions) -> Workload {
+    /// Lets writers loose on a seeded source; at a pace that a machine busy with other tests keeps up with.
+    pub(crate) async fn write(&self, rows: u32) -> Workload {
         let conninfo = self.source.cluster.conninfo(&self.source.dbname);
-        Workload::start(conninfo, &WorkloadOptions { rows, ..options }).await.expect("writers connect")
+        let pause = Duration::from_millis(15);
+        let options =
+            WorkloadOptions { rows, writers: 3, pause, transaction_rows_max: 3000, ..Default::default() };
+        Workload::start(conninfo, &options).await.expect("writers connect")
     }
 
     /// Starts `pgstream migrate` with these words; it logs phases on stderr, its result on stdout.
@@ -48,8 +51,15 @@ impl Scenario {
 
     /// Asserts that the target holds all that the source does.
     ///
-    /// Unlogged tables and large objects, which no stream tells of, are left out.
+    /// Unlogged tables and large objects, which no stream tells of, are left out. Materialized views are
+    /// refreshed on the source first, as the migration has done on the target.
     pub(crate) async fn assert_rows_equal(&self) {
+        // A view can only read from older ones.
+        let refresh = "DO $$ DECLARE view regclass; BEGIN
+            FOR view IN SELECT oid FROM pg_class WHERE relkind = 'm' AND relispopulated ORDER BY oid LOOP
+                EXECUTE 'REFRESH MATERIALIZED VIEW ' || view;
+            END LOOP; END $$";
+        self.source.execute(refresh).await;
         let comparison = self.compare().await;
         let differing = comparison.differing_relations().filter(|one| one.kind != RelationKind::Unlogged);
         let mut shown = String::new();
