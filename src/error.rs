@@ -92,13 +92,12 @@ impl ErrorKind {
     #[must_use]
     pub const fn recovery(self) -> Recovery {
         match self {
-            ErrorKind::Connect => Recovery::Retry,
+            ErrorKind::Connect | ErrorKind::Snapshot => Recovery::Retry,
             ErrorKind::Usage
             | ErrorKind::Auth
             | ErrorKind::Check
             | ErrorKind::Sql
             | ErrorKind::Slot
-            | ErrorKind::Snapshot
             | ErrorKind::Tool
             | ErrorKind::Schema
             | ErrorKind::Copy

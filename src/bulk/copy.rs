@@ -4,7 +4,7 @@
 //! wave, and nothing less will do, because two snapshots in one table are a wrong table.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -87,6 +87,8 @@ pub struct CopyOutcome {
     /// Tables that were rewritten or truncated on the source after the snapshot was taken (P15): untouched
     /// here, to be copied under a later snapshot.
     pub rewritten: Vec<QualifiedName>,
+    /// Tables that somebody kept locked for longer than we wait (P26): to be tried again later.
+    pub locked: Vec<QualifiedName>,
 }
 
 /// Running totals of one table.
@@ -96,7 +98,15 @@ pub(super) struct TableProgress {
     pub(super) rows: AtomicU64,
     pub(super) bytes: AtomicU64,
     pub(super) started: std::sync::OnceLock<Instant>,
-    pub(super) rewritten: std::sync::atomic::AtomicBool,
+    /// Why the rest of its parts are left for a later wave.
+    pub(super) put_off: std::sync::OnceLock<PutOff>,
+}
+
+/// Why a table is not copied in this wave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PutOff {
+    Rewritten,
+    Locked,
 }
 
 /// What the workers of a wave share.
@@ -132,7 +142,7 @@ pub async fn copy_tables(plan: CopyPlan, events: mpsc::Sender<CopyEvent>) -> Res
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             started: std::sync::OnceLock::new(),
-            rewritten: std::sync::atomic::AtomicBool::new(false),
+            put_off: std::sync::OnceLock::new(),
         })
         .collect();
     let wave = Arc::new(Wave { plan, progress, queue, events });
@@ -145,11 +155,12 @@ pub async fn copy_tables(plan: CopyPlan, events: mpsc::Sender<CopyEvent>) -> Res
         // The first error ends the wave: the set is dropped, and the others' transactions with it.
         ended.map_err(|cause| Error::new(ErrorKind::Bug, "run a copy worker").because(cause))??;
     }
-    let rewritten = wave.plan.tables.iter().zip(&wave.progress);
-    Ok(CopyOutcome {
-        rewritten: rewritten
-            .filter(|(_, progress)| progress.rewritten.load(Ordering::Acquire))
+    let put_off = |why: PutOff| {
+        let tables = wave.plan.tables.iter().zip(&wave.progress);
+        tables
+            .filter(|(_, progress)| progress.put_off.get() == Some(&why))
             .map(|(table, _)| table.name.clone())
-            .collect(),
-    })
+            .collect()
+    };
+    Ok(CopyOutcome { rewritten: put_off(PutOff::Rewritten), locked: put_off(PutOff::Locked) })
 }

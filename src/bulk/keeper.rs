@@ -27,8 +27,8 @@ impl Keeper {
     pub async fn adopt(source: &Conninfo, snapshot: &str) -> Result<Keeper> {
         let session = Session::connect(source, &SessionSettings::role("keeper")).await?;
         let failed = |error| {
-            Error::new(ErrorKind::Snapshot, "take over the slot's snapshot")
-                .because(Error::from_postgres("import it", error))
+            let error = Error::from_postgres("import it", error);
+            Error::new(ErrorKind::Snapshot, "take over the slot's snapshot").because(error)
         };
         let import = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",

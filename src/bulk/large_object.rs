@@ -74,7 +74,7 @@ pub async fn carry_large_objects(source: &Session, target: &Session) -> Result<C
             .map_err(failed)?;
         target
             .execute(
-                "SELECT pg_catalog.lo_from_bytes(oid, piece) FROM unnest($1::oid[], $2::bytea[]) AS o(oid, piece)",
+                "SELECT pg_catalog.lo_from_bytea(oid, piece) FROM unnest($1::oid[], $2::bytea[]) AS o(oid, piece)",
                 &[&oids, &pieces],
             )
             .await

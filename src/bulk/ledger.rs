@@ -100,26 +100,41 @@ pub fn enter<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<Stri
 }
 
 /// Empties a table that will be copied in parts, and forgets parts of an earlier snapshot. One transaction.
+///
+/// From here on only parts of the snapshot at `watermark` count: a statement of an earlier wave that arrives
+/// late touches nothing.
 #[must_use]
-pub fn begin_parts(name: &QualifiedName) -> String {
+pub fn begin_parts(name: &QualifiedName, watermark: Lsn) -> String {
     let (schema, table) = key(name);
     format!(
         "TRUNCATE ONLY {name};
          DELETE FROM pgstream.copied_part WHERE schema_name = {schema} AND table_name = {table};
-         UPDATE pgstream.copied_table SET state = 'copying', watermark = NULL, rows = 0, bytes = 0
+         UPDATE pgstream.copied_table SET state = 'copying', watermark = '{watermark}', rows = 0, bytes = 0
           WHERE schema_name = {schema} AND table_name = {table}"
     )
 }
 
-/// Notes a part; belongs into the transaction that loads it.
+/// Notes a part; belongs into the transaction that loads it. Must touch one row.
 #[must_use]
-pub fn part_done(name: &QualifiedName, range: BlockRange, rows: u64, bytes: u64) -> String {
+pub fn part_done(name: &QualifiedName, range: BlockRange, watermark: Lsn, rows: u64, bytes: u64) -> String {
     let (schema, table) = key(name);
     let end = range.end.map_or_else(|| "NULL".to_owned(), |end| end.to_string());
     format!(
         "INSERT INTO pgstream.copied_part (schema_name, table_name, first_block, end_block, rows, bytes)
-         VALUES ({schema}, {table}, {}, {end}, {rows}, {bytes})",
+         SELECT schema_name, table_name, {}, {end}, {rows}, {bytes}
+           FROM pgstream.copied_table
+          WHERE schema_name = {schema} AND table_name = {table}
+            AND state = 'copying' AND watermark = '{watermark}'",
         range.first
+    )
+}
+
+/// Notes a table whose last part is loaded as complete. Must touch one row.
+#[must_use]
+pub fn parts_done(name: &QualifiedName, watermark: Lsn, rows: u64, bytes: u64) -> String {
+    format!(
+        "{} AND state = 'copying' AND watermark = '{watermark}'",
+        table_done(name, watermark, rows, bytes)
     )
 }
 
@@ -134,7 +149,8 @@ pub fn find_part(name: &QualifiedName, range: BlockRange) -> String {
     )
 }
 
-/// Notes a table as complete; for a table copied whole, belongs into the transaction that loads it.
+/// Notes a table that was copied whole as complete; belongs into the transaction that loads it. Must touch
+/// one row.
 #[must_use]
 pub fn table_done(name: &QualifiedName, watermark: Lsn, rows: u64, bytes: u64) -> String {
     let (schema, table) = key(name);

@@ -54,12 +54,11 @@ pub struct Part {
 }
 
 impl TableCopy {
-    /// Plans the copy of `source` into `target`: every writable column of the source, which the target has
-    /// been checked to hold under the same name.
+    /// Plans the copy of every writable column of `source` into `target`, where the caller has seen that each
+    /// exists under the same name.
     #[must_use]
     pub fn new(source: &Table, target: &Table) -> TableCopy {
-        let carried: Vec<&Column> =
-            source.writable_columns().filter(|column| target.column(column.name.raw()).is_some()).collect();
+        let carried: Vec<&Column> = source.writable_columns().collect();
         let same_bytes = |column: &&Column| {
             let twin = target.column(column.name.raw());
             column.transfer == TransferType::BinarySafe

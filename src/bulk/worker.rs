@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::copy::{CopiedTable, CopyEvent, CopyPlan, LoadRole, Wave};
+use super::copy::{CopiedTable, CopyEvent, CopyPlan, LoadRole, PutOff, Wave};
 use super::ledger;
 use super::partition::{Freeze, Part};
 use crate::error::{Error, ErrorKind, Recovery, Result};
@@ -29,7 +29,7 @@ struct Ends {
 
 enum Copied {
     Rows { rows: u64, bytes: u64 },
-    Rewritten,
+    PutOff(PutOff),
 }
 
 impl Worker {
@@ -47,7 +47,12 @@ impl Worker {
                     None => Connection::connect(&wave.plan.target, &target_settings(&wave.plan)).await?,
                 };
                 let connection = target.insert(connection);
-                connection.execute(&format!("BEGIN; {}; COMMIT", ledger::begin_parts(&table.name))).await?;
+                connection
+                    .execute(&format!(
+                        "BEGIN; {}; COMMIT",
+                        ledger::begin_parts(&table.name, wave.plan.watermark)
+                    ))
+                    .await?;
             }
         }
         Ok(())
@@ -60,14 +65,14 @@ impl Worker {
                 let table = self.table(part);
                 self.tell(CopyEvent::Started { name: table.name.clone(), bytes: table.bytes }).await;
             }
-            if progress.rewritten.load(Ordering::Acquire) {
+            if progress.put_off.get().is_some() {
                 continue;
             }
             match self.copy_patiently(part).await? {
                 Copied::Rows { rows, bytes } => self.count(part, rows, bytes).await?,
-                Copied::Rewritten => {
-                    tracing::warn!(relation = %self.table(part).name.plain(), "table was rewritten during the copy");
-                    self.wave.progress[part.table].rewritten.store(true, Ordering::Release);
+                Copied::PutOff(why) => {
+                    tracing::info!(relation = %self.table(part).name.plain(), ?why, "table put off");
+                    let _ = self.wave.progress[part.table].put_off.set(why);
                 }
             }
         }
@@ -94,6 +99,9 @@ impl Worker {
                 Err(error) => error,
             };
             self.ends = None;
+            if error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE) {
+                return Ok(Copied::PutOff(PutOff::Locked));
+            }
             if error.recovery() != Recovery::Retry || attempt == ATTEMPTS {
                 return Err(self.explain(part, error));
             }
@@ -111,16 +119,13 @@ impl Worker {
 
     fn explain(&self, part: Part, error: Error) -> Error {
         let doing = format!("copy table {}", self.table(part).name.plain());
-        if matches!(error.kind(), ErrorKind::Snapshot | ErrorKind::Connect) {
+        if matches!(error.kind(), ErrorKind::Snapshot | ErrorKind::Connect | ErrorKind::Drift) {
             let kind = error.kind();
             return Error::new(kind, doing).because(error);
         }
         let hint = match error.sqlstate() {
             Some(SqlState::DISK_FULL) => {
                 "The target's disk is full: give it room, then run the same command again."
-            }
-            Some(SqlState::LOCK_NOT_AVAILABLE) => {
-                "Another session holds ACCESS EXCLUSIVE on the table on the source; run again when it is done."
             }
             Some(SqlState::UNDEFINED_TABLE) => {
                 "The table was dropped on the source after the migration began: drop it on the target as well and run again."
@@ -145,7 +150,7 @@ impl Worker {
     async fn connect(&mut self) -> Result<&mut Ends> {
         if self.ends.is_none() {
             let plan = &self.wave.plan;
-            let source = Connection::connect(&plan.source, &settings(plan)).await?;
+            let source = Connection::connect(&plan.source, &settings("copy", plan)).await?;
             let target = Connection::connect(&plan.target, &target_settings(plan)).await?;
             self.ends = Some(Ends { source, target });
         }
@@ -158,9 +163,9 @@ impl Worker {
         let table = &plan.tables[part.table];
         let Ends { source, target } = self.connect().await?;
 
-        if is_rewritten(source, plan, part).await? {
+        if open_part(source, plan, part).await? == Opened::Rewritten {
             source.execute("ROLLBACK").await?;
-            return Ok(Copied::Rewritten);
+            return Ok(Copied::PutOff(PutOff::Rewritten));
         }
         let (prelude, freeze) = match part.range {
             None => (format!("BEGIN; TRUNCATE ONLY {}", table.name), Freeze::Yes),
@@ -171,13 +176,9 @@ impl Worker {
             splice(source, &table.copy_out(part.range), target, &table.copy_in(freeze), &plan.meter).await?;
         let note = match part.range {
             None => ledger::table_done(&table.name, plan.watermark, spliced.rows, spliced.bytes),
-            Some(range) => ledger::part_done(&table.name, range, spliced.rows, spliced.bytes),
+            Some(range) => ledger::part_done(&table.name, range, plan.watermark, spliced.rows, spliced.bytes),
         };
-        let noted = target.execute(&note).await?;
-        if noted != 1 {
-            return Err(Error::new(ErrorKind::State, "note a copied part")
-                .hint("The schema pgstream on the target was changed by someone else."));
-        }
+        noted(target.execute(&note).await?)?;
         source.execute("COMMIT").await?;
         target.execute("COMMIT").await?;
         Ok(Copied::Rows { rows: spliced.rows, bytes: spliced.bytes })
@@ -194,8 +195,9 @@ impl Worker {
             return Ok(());
         }
         if part.range.is_some() {
-            let Ends { target, .. } = self.ends.as_mut().expect("a part was just copied over these");
-            target.execute(&ledger::table_done(&table.name, wave.plan.watermark, rows, bytes)).await?;
+            let Ends { target, .. } = self.connect().await?;
+            let note = ledger::parts_done(&table.name, wave.plan.watermark, rows, bytes);
+            noted(target.execute(&note).await?)?;
         }
         let elapsed = progress.started.get().map_or(Duration::ZERO, Instant::elapsed);
         self.tell(CopyEvent::Done(CopiedTable { name: table.name.clone(), rows, bytes, elapsed })).await;
@@ -210,37 +212,70 @@ impl Worker {
 
 fn target_settings(plan: &CopyPlan) -> ConnectionSettings {
     match plan.replica_role {
-        LoadRole::Origin => settings(plan),
-        LoadRole::Replica => settings(plan).set("session_replication_role", "replica"),
+        LoadRole::Origin => settings("load", plan),
+        LoadRole::Replica => settings("load", plan).set("session_replication_role", "replica"),
     }
 }
 
-fn settings(plan: &CopyPlan) -> ConnectionSettings {
-    ConnectionSettings::sql("copy")
+fn settings(role: &'static str, plan: &CopyPlan) -> ConnectionSettings {
+    ConnectionSettings::sql(role)
         .set("client_encoding", plan.encoding.clone())
         .set("lock_timeout", plan.lock_timeout.as_millis().to_string())
 }
 
+/// A note in the ledger must touch its one row; anything else means that the table is not ours to load now.
+fn noted(rows: u64) -> Result<()> {
+    if rows == 1 {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::State, "note a copied part")
+        .hint("The schema pgstream on the target was changed by someone else; run the same command again."))
+}
+
+/// What a part's transaction finds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Opened {
+    /// The table as the snapshot shows it.
+    Table,
+    /// Other files than the snapshot knows: COPY would find nothing in them.
+    Rewritten,
+}
+
 /// Opens the part's transaction under the snapshot, locks the table against rewrites, and says whether
 /// one happened before the lock (P15). One round trip.
-async fn is_rewritten(source: &mut Connection, plan: &CopyPlan, part: Part) -> Result<bool> {
+///
+/// # Errors
+/// `Drift` if another table bears the name by now: the snapshot knows nothing of its rows, nor does the stream.
+async fn open_part(source: &mut Connection, plan: &CopyPlan, part: Part) -> Result<Opened> {
     let table = &plan.tables[part.table];
-    // SQL sees the snapshot's relfilenode, the function the current one.
+    // SQL sees the snapshot's catalog, the two functions the present one.
     let opening = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
          SET TRANSACTION SNAPSHOT {};
          LOCK TABLE ONLY {} IN ACCESS SHARE MODE;
-         SELECT 1 FROM pg_catalog.pg_class
-          WHERE oid = {} AND relfilenode <> pg_catalog.pg_relation_filenode(oid)",
+         SELECT pg_catalog.to_regclass({})::pg_catalog.oid IS NOT DISTINCT FROM {oid}::pg_catalog.oid AS same_table,
+                (SELECT relfilenode FROM pg_catalog.pg_class WHERE oid = {oid})
+                  IS NOT DISTINCT FROM pg_catalog.pg_relation_filenode({oid}) AS same_file",
         quote_literal(&plan.snapshot),
         table.name,
-        table.relation
+        quote_literal(&table.name.to_string()),
+        oid = table.relation,
     );
     let rows = source.query(&opening).await.map_err(|error| match error.sqlstate() {
-        Some(SqlState::INVALID_PARAMETER_VALUE | SqlState::NOT_IN_PREREQUISITE_STATE) => {
-            Error::new(ErrorKind::Snapshot, "join the copy's snapshot").because(error)
-        }
+        // 22023 until 16, 42704 since; 55000 when the exporting transaction is over.
+        Some(
+            SqlState::INVALID_PARAMETER_VALUE
+            | SqlState::UNDEFINED_OBJECT
+            | SqlState::NOT_IN_PREREQUISITE_STATE,
+        ) => Error::new(ErrorKind::Snapshot, "join the copy's snapshot").because(error),
         _ => error,
     })?;
-    Ok(!rows.is_empty())
+    let is_true = |name: &str| rows.first().and_then(|row| row.get(name)) == Some("t");
+    if !is_true("same_table") {
+        return Err(Error::new(ErrorKind::Drift, "copy the table that the snapshot shows").hint(
+            "On the source the table was replaced by another of the same name after the migration began. Empty the \
+             target database and begin anew, when no such change runs on the source.",
+        ));
+    }
+    Ok(if is_true("same_file") { Opened::Table } else { Opened::Rewritten })
 }

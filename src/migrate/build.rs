@@ -43,7 +43,7 @@ impl Builder {
             jobs: run.options.index_jobs.get(),
             target: run.options.target.clone(),
             settings,
-            control: Session::connect(&run.options.target, &SessionSettings::role("build control")).await?,
+            control: Session::connect(&run.options.target, &SessionSettings::role("build")).await?,
             progress: run.progress.clone(),
             metrics: run.metrics.clone(),
             idle: Vec::new(),

@@ -12,8 +12,8 @@ use super::state;
 use crate::catalog::{Capabilities, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{
-    self, Archive, Build, BuildSettings, DumpEncoding, DumpId, DumpSettings, EventTriggers, FilterSettings,
-    Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
+    self, Archive, Build, BuildSettings, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
+    EventTriggers, FilterSettings, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
 
@@ -61,15 +61,25 @@ pub(super) async fn finish(run: &Run) -> Result<()> {
     let definitions = Definitions::fetch(run).await?;
     let last = definitions.plan.last.clone();
     definitions.restore(run, &last).await?;
-    if replica_role(run).await? != ReplicaRole::Denied {
-        definitions.arm(run).await?;
+    // Only where our sessions can switch off what fires may it exist while we write.
+    if replica_role(run).await? == ReplicaRole::Settable {
+        let quiet: Vec<DumpId> = definitions.armed(|entry| !fires_under_replica(entry));
+        definitions.arm(run, &quiet).await?;
     }
     state::enter(&run.target, Phase::Following, "").await
 }
 
 /// Creates whatever had to wait until no more changes are applied.
 pub(super) async fn arm_at_last(run: &Run) -> Result<()> {
-    Definitions::fetch(run).await?.arm(run).await
+    let definitions = Definitions::fetch(run).await?;
+    let all = definitions.armed(|_| true);
+    definitions.arm(run, &all).await
+}
+
+/// Whether an entry makes something that fires whatever `session_replication_role` says (P47).
+fn fires_under_replica(entry: &Entry) -> bool {
+    let Definition::Sql(definition) = &entry.definition else { return false };
+    definition.contains(" ENABLE ALWAYS") || definition.contains(" ENABLE REPLICA")
 }
 
 /// How triggers and foreign keys can be kept quiet on the target.
@@ -119,14 +129,20 @@ impl Definitions {
         state::mark_restored(&run.target, &ids).await
     }
 
-    async fn arm(&self, run: &Run) -> Result<()> {
+    fn armed(&self, wanted: impl Fn(&Entry) -> bool) -> Vec<DumpId> {
+        let is_wanted = |id: &DumpId| self.archive.toc.entry(*id).is_none_or(&wanted);
+        self.plan.armed.iter().copied().filter(is_wanted).collect()
+    }
+
+    /// Foreign keys, and those of the entries that act when a row is written.
+    async fn arm(&self, run: &Run, entries: &[DumpId]) -> Result<()> {
         let foreign_keys = Self::pending(run, self.plan.foreign_keys.clone()).await?;
         let (_, nothing_to_wait_for) = mpsc::channel(1);
         Builder::new(run, foreign_keys, |_| None, build_settings(run).await?)
             .await?
             .run(nothing_to_wait_for)
             .await?;
-        self.restore(run, &self.plan.armed).await
+        self.restore(run, entries).await
     }
 }
 

@@ -6,14 +6,15 @@
 
 use std::time::{Duration, Instant};
 
+use super::release::{release_source, set_replica_identity};
 use super::run::Run;
 use super::selection::Selection;
 use super::state::{self, Made};
 use crate::bulk::Keeper;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{Lsn, SlotName, SqlState};
+use crate::pg::{Lsn, QualifiedName, SlotName, SqlState};
 use crate::replication::{
-    CreatedSlot, create_publication, create_slot, create_temporary_slot, drop_publication, drop_slot,
+    CreatedSlot, create_publication, create_slot, create_temporary_slot, drop_slot, published_tables,
     slot_blockers,
 };
 use crate::wire::ConnectionSettings;
@@ -27,22 +28,38 @@ pub(super) struct OpenSnapshot {
 
 /// Sets identities and creates the publications; what an interrupted attempt left is removed first.
 pub(super) async fn publish(run: &Run, selection: &Selection) -> Result<()> {
-    let timeout = format!("SET lock_timeout = '{}ms'", run.options.lock_timeout.as_millis());
-    let failed = |error| Error::from_postgres("prepare the publication", error);
-    run.source.batch_execute(&timeout).await.map_err(failed)?;
+    // An interrupted attempt may have left things that this one no longer wants.
+    release_source(&run.source, &run.target).await?;
     for made in &selection.made_full {
         let Made::ReplicaIdentity { table, .. } = made else { continue };
         state::journal(&run.target, made).await?;
-        run.source.batch_execute(&format!("ALTER TABLE ONLY {table} REPLICA IDENTITY FULL")).await.map_err(
-            |error| Error::from_postgres(format!("set REPLICA IDENTITY FULL on {}", table.plain()), error),
-        )?;
+        set_replica_identity(&run.source, table, "FULL").await?;
     }
+    let failed = |error| Error::from_postgres("prepare the publication", error);
+    let timeout = format!("SET lock_timeout = '{}ms'", run.options.lock_timeout.as_millis());
+    run.source.batch_execute(&timeout).await.map_err(failed)?;
     for publication in selection.publications(&run.id) {
         state::journal(&run.target, &Made::Publication(publication.name.clone())).await?;
-        drop_publication(&run.source, &publication.name).await?;
         create_publication(&run.source, &publication, run.source_version).await?;
     }
     run.source.batch_execute("SET lock_timeout = 0").await.map_err(failed)
+}
+
+/// No moved table may have left our publications: what changes in it since is in no stream (P27).
+///
+/// # Errors
+/// `Drift`, with the tables' names.
+pub(super) async fn still_published(run: &Run, moved: &[QualifiedName]) -> Result<()> {
+    let published = published_tables(&run.source, &run.publications().await?).await?;
+    let lost: Vec<String> =
+        moved.iter().filter(|name| !published.contains(name)).map(QualifiedName::plain).collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Drift, format!("find every table in our publications: {}", lost.join(", "))).hint(
+        "On the source these were dropped, renamed, detached or replaced after the migration began, and changes to \
+         them are lost. Empty the target database and begin anew.",
+    ))
 }
 
 /// Creates the slot of the stream, and keeps its snapshot.

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use crate::catalog::{self, Catalog, Persistence, RelReplIdent, Table, TableKind};
+use crate::catalog::{self, Catalog, IndexKind, Persistence, RelReplIdent, Table, TableKind};
 use crate::error::Result;
 use crate::pg::{QualifiedName, RelationId};
 use crate::precheck::{FullIdentity, IdentityChoice};
@@ -65,6 +65,8 @@ pub fn select(catalog: &Catalog, wishes: &Wishes) -> Selection {
             .filter(|table| {
                 table.kind == TableKind::Partitioned && !table.is_partition && table.extension.is_none()
             })
+            // A partition made tomorrow inherits the root's primary key, and nothing else that identifies rows.
+            .filter(|table| table.identity_index().is_some_and(|index| index.kind == IndexKind::Primary))
             .map(|table| table.oid)
             .collect();
         // A root is published as a whole only if all its leaves share its lot.

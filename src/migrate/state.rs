@@ -5,6 +5,7 @@
 //! the archive of definitions is kept here, too, so that a run goes on from another machine.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use crate::apply;
 use crate::bulk::ledger;
@@ -47,6 +48,10 @@ CREATE TABLE IF NOT EXISTS pgstream.warning (
 
 /// The advisory lock of an engine at work; "pgstream" in ASCII.
 const LOCK_KEY: i64 = 0x7067_7374_7265_616d;
+
+/// How often, and how long apart, we look whether an earlier run's sessions are gone.
+const LEFTOVER_LOOKS: u32 = 200;
+const LEFTOVER_PAUSE: Duration = Duration::from_millis(100);
 
 /// What tells one migration from every other; part of each name that we give on the source (P29).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,18 +181,26 @@ pub async fn lock(target: &Session) -> Result<()> {
         error
     })?;
     // Whatever a killed engine left running here would race with us: we hold the lock, so it is ownerless.
-    target
-        .execute(
-            "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
-              WHERE datname = pg_catalog.current_database() AND usename = current_user
-                AND application_name LIKE 'pgstream %' AND pid <> pg_catalog.pg_backend_pid()
-                AND backend_start < (SELECT backend_start FROM pg_catalog.pg_stat_activity
-                                      WHERE pid = pg_catalog.pg_backend_pid())",
-            &[],
-        )
-        .await
-        .map_err(failed("end what an earlier run left behind"))?;
-    Ok(())
+    // It is waited for, as a commit under way may still succeed.
+    let doing = "end what an earlier run left behind";
+    for _ in 0..LEFTOVER_LOOKS {
+        let left = target
+            .execute(
+                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+                  WHERE datname = pg_catalog.current_database() AND usename = current_user
+                    AND application_name IN ('pgstream load', 'pgstream build', 'pgstream apply')
+                    AND pid <> pg_catalog.pg_backend_pid()",
+                &[],
+            )
+            .await
+            .map_err(failed(doing))?;
+        if left == 0 {
+            return Ok(());
+        }
+        tokio::time::sleep(LEFTOVER_PAUSE).await;
+    }
+    Err(Error::new(ErrorKind::Connect, doing)
+        .hint("Sessions of an earlier run do not end on the target; see pg_stat_activity."))
 }
 
 /// Reads the state; `None` when this database holds none.
@@ -325,7 +338,9 @@ pub async fn forget(target: &Session, made: &Made) -> Result<()> {
 pub async fn save_archive(target: &Session, content: &[u8]) -> Result<()> {
     target
         .execute(
-            "INSERT INTO pgstream.archive (content) VALUES ($1)
+            // What was restored from an earlier archive bears other numbers in this one.
+            "WITH forgotten AS (DELETE FROM pgstream.restored)
+             INSERT INTO pgstream.archive (content) VALUES ($1)
              ON CONFLICT (only_row) DO UPDATE SET content = EXCLUDED.content",
             &[&content],
         )

@@ -59,6 +59,16 @@ states! {
     ADMIN_SHUTDOWN = b"57P01";
     /// crash_shutdown
     CRASH_SHUTDOWN = b"57P02";
+    /// query_canceled: somebody ended a statement of ours
+    QUERY_CANCELED = b"57014";
+    /// idle_session_timeout
+    IDLE_SESSION_TIMEOUT = b"57P05";
+    /// idle_in_transaction_session_timeout
+    IDLE_IN_TRANSACTION_TIMEOUT = b"25P03";
+    /// read_only_sql_transaction: a primary that has just been demoted
+    READ_ONLY_TRANSACTION = b"25006";
+    /// out_of_memory, shared memory included
+    OUT_OF_MEMORY = b"53200";
     /// cannot_connect_now
     CANNOT_CONNECT_NOW = b"57P03";
 }
@@ -86,8 +96,13 @@ impl SqlState {
     /// the server stopped or restarts, a connection broke, a lock or a deadlock was lost (P92, P99).
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self.class(), "08" | "40")
+        matches!(self.class(), "08" | "40" | "58")
             || [
+                Self::QUERY_CANCELED,
+                Self::READ_ONLY_TRANSACTION,
+                Self::IDLE_IN_TRANSACTION_TIMEOUT,
+                Self::IDLE_SESSION_TIMEOUT,
+                Self::OUT_OF_MEMORY,
                 Self::ADMIN_SHUTDOWN,
                 Self::CRASH_SHUTDOWN,
                 Self::CANNOT_CONNECT_NOW,

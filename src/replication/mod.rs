@@ -17,7 +17,9 @@ mod stream_item;
 
 pub use blockers::{Blocker, slot_blockers};
 pub use message::emit_barrier;
-pub use publication::{Publication, PublishedActions, PublishedTable, create_publication, drop_publication};
+pub use publication::{
+    Publication, PublishedActions, PublishedTable, create_publication, drop_publication, published_tables,
+};
 pub use slot::{
     CreatedSlot, SlotState, SourceIdentity, create_slot, create_temporary_slot, drop_slot, end_walsender,
     identify, slot_state,

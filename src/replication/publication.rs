@@ -4,6 +4,8 @@
 //! UPDATE and DELETE fail at once (P06). Callers have checked that; this room never publishes
 //! `FOR ALL TABLES`, which would also catch tables created later.
 
+use std::collections::HashSet;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Identifier, QualifiedName, ServerVersion};
 use crate::wire::Session;
@@ -78,6 +80,23 @@ pub async fn create_publication(
         }
         error
     })
+}
+
+/// The tables that the publications publish, partitions by their own names.
+///
+/// # Errors
+/// As the server has it.
+pub async fn published_tables(source: &Session, names: &[Identifier]) -> Result<HashSet<QualifiedName>> {
+    let names: Vec<&str> = names.iter().map(Identifier::raw).collect();
+    let rows = source
+        .query(
+            "SELECT schemaname::text, tablename::text FROM pg_catalog.pg_publication_tables
+              WHERE pubname = ANY ($1)",
+            &[&names],
+        )
+        .await
+        .map_err(|error| Error::from_postgres("read what is published", error))?;
+    Ok(rows.iter().map(|row| QualifiedName::new(row.get::<_, &str>(0), row.get::<_, &str>(1))).collect())
 }
 
 /// Drops it if it is there.

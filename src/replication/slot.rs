@@ -3,7 +3,7 @@
 //! Hazard: a slot pins WAL and the catalog horizon from the moment it exists until it is dropped, also when
 //! we are dead (P14, P16, P30). It is therefore named in the journal before it is created here.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Recovery, Result};
 use crate::pg::{Conninfo, Lsn, SlotName, SystemIdentifier, Timeline};
 use crate::wire::{Connection, ConnectionSettings, Row, Session};
 
@@ -124,7 +124,14 @@ fn slot_refused(name: &SlotName, error: Error) -> Error {
         }
         _ => "See the server's message; running again is safe.",
     };
-    Error::new(ErrorKind::Slot, format!("create replication slot {name}")).hint(hint).because(error)
+    let doing = format!("create replication slot {name}");
+    match error.recovery() {
+        // A broken connection is no verdict on the slot; a lock that was not had in time is the caller's to judge.
+        Recovery::Retry if error.sqlstate() != Some(SqlState::LOCK_NOT_AVAILABLE) => {
+            Error::new(error.kind(), doing).because(error)
+        }
+        _ => Error::new(ErrorKind::Slot, doing).hint(hint).because(error),
+    }
 }
 
 fn field<T: std::str::FromStr>(row: &Row, name: &str) -> Result<T> {
@@ -186,11 +193,13 @@ pub async fn end_walsender(source: &Session, name: &SlotName) -> Result<()> {
 /// `Slot` if the server refuses.
 pub async fn drop_slot(source: &Session, name: &SlotName) -> Result<()> {
     let failed = |error| {
-        Error::new(ErrorKind::Slot, format!("drop replication slot {name}"))
+        let error = Error::from_postgres("drop the slot", error);
+        let kind = if error.recovery() == Recovery::Retry { error.kind() } else { ErrorKind::Slot };
+        Error::new(kind, format!("drop replication slot {name}"))
             .hint(
                 "Drop it by hand, or the source keeps WAL for it: SELECT pg_drop_replication_slot('<name>').",
             )
-            .because(Error::from_postgres("drop the slot", error))
+            .because(error)
     };
     const ATTEMPTS: usize = 100;
     for attempt in 1..=ATTEMPTS {

@@ -94,11 +94,13 @@ async fn cut_and_stalled_routes_do_not_end_a_migration() {
     let Scenario { source, target } = &scenario;
     let to_source = Proxy::start(source.cluster.port()).await;
     let to_target = Proxy::start(target.cluster.port()).await;
-    let (source_dsn, target_dsn) = (source.dsn_through(to_source.port()), target.dsn_through(to_target.port()));
+    let (source_dsn, target_dsn) =
+        (source.dsn_through(to_source.port()), target.dsn_through(to_target.port()));
     let parts = ["--split-tables-larger-than", "64kB", "--copy-jobs", "2"];
     let engine = migrate(&source_dsn, &target_dsn, &words(&[&FULL, &parts]));
 
-    let some = |count: u32| format!("SELECT count(*) >= {count} FROM pgstream.copied_table WHERE state = 'copied'");
+    let some =
+        |count: u32| format!("SELECT count(*) >= {count} FROM pgstream.copied_table WHERE state = 'copied'");
     eventually("some tables are copied", async || target.holds(&some(3)).await).await;
     to_source.cut();
     eventually("more tables are copied", async || target.holds(&some(8)).await).await;

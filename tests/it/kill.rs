@@ -55,7 +55,8 @@ impl Victim {
         for (table, at) in copied_before {
             assert_eq!(now.get(&table), Some(&at), "{point}: {table} was finished and copied again");
         }
-        let lasting = "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'pgstream%' AND NOT temporary";
+        let lasting =
+            "SELECT count(*) FROM pg_replication_slots WHERE slot_name LIKE 'pgstream%' AND NOT temporary";
         assert!(self.scenario.source.value::<i64>(lasting).await <= 1, "{point}: more than one slot");
     }
 

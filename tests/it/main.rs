@@ -11,8 +11,8 @@ mod fault;
 mod floors;
 mod kill;
 mod metrics;
-mod precheck;
 mod migrate;
+mod precheck;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;

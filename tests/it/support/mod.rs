@@ -3,8 +3,8 @@
 pub(crate) mod authority;
 pub(crate) mod engine;
 pub(crate) mod fault;
-pub(crate) mod pooler;
 pub(crate) mod migration;
+pub(crate) mod pooler;
 pub(crate) mod scenario;
 
 use std::time::{Duration, Instant};
