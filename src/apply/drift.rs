@@ -26,8 +26,8 @@ impl Drift {
     pub(super) fn into_error(self) -> Error {
         let hint = match &self {
             Drift::UnknownTable { table } => format!(
-                "Create {table} on the target as it is on the source and add it to the migration, \
-                 or take it out of the publication."
+                "If it is a new partition, create {table} on the target as it is on the source and run the same \
+                 command again; its rows are all in the stream."
             ),
             Drift::MissingTable { table } => format!("Create {table} on the target as it is on the source."),
             Drift::MissingColumn { table, column, source_type } => format!(

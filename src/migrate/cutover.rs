@@ -4,15 +4,20 @@
 //! column; it is read from the sequence itself, `is_called` included (P33). A view refreshed before the one
 //! it reads from is empty (P36). A database without statistics is slow on its first morning (P83).
 
+use std::collections::HashSet;
+
+use super::release::release_source;
 use super::run::Run;
 use super::{define, load};
 use crate::bulk::{self, LoadRole};
 use crate::catalog::{self, Catalog, ReplicaRole, SequenceValue};
 use crate::error::{Error, Result, describe};
+use crate::pg::{QualifiedName, quote_literal};
 use crate::wire::{Session, SessionSettings};
 
-/// Everything between the last change and the hand-over. Can be done twice.
-pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
+/// Creates what had to wait until no more changes are applied (P47, P48), after the rows that the stream does
+/// not carry. Can be done twice; what is there already is passed over.
+pub(super) async fn arm(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     let replica_role = match define::replica_role(run).await? {
         ReplicaRole::Settable => LoadRole::Replica,
@@ -23,8 +28,14 @@ pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
     if source.large_objects > 0 {
         carry_large_objects(run, source.large_objects).await?;
     }
-    // What had to wait until no more changes are applied (P48); what is there already is passed over.
-    define::arm_at_last(run).await?;
+    define::arm_at_last(run).await
+}
+
+/// Everything between the last change and the hand-over. Can be done twice.
+pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
+    // Nothing more is streamed, so the source need not keep anything for us, however long the rest takes.
+    release_source(&run.source, &run.target).await?;
+    let source = catalog::load(&run.source).await?;
     set_sequences(run).await?;
     refresh_views(run, &source).await?;
     run.progress.note("collecting statistics on the target");
@@ -41,15 +52,29 @@ async fn carry_large_objects(run: &Run, count: u64) -> Result<()> {
         .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
         .await
         .map_err(|error| Error::from_postgres("take a snapshot", error))?;
-    let carried = bulk::carry_large_objects(&source, &run.target).await?;
+    let target = Session::connect(&run.options.target, &SessionSettings::role("load")).await?;
+    let carried = bulk::carry_large_objects(&source, &target).await?;
     for warning in &carried.warnings {
         run.warn(warning).await?;
     }
     Ok(())
 }
 
-async fn set_sequences(run: &Run) -> Result<()> {
-    let values: Vec<SequenceValue> = catalog::read_sequences(&run.source).await?;
+/// Sets the sequences that both ends have; one that was made on the source since is named in the result.
+pub(super) async fn set_sequences(run: &Run) -> Result<()> {
+    let on_target: HashSet<QualifiedName> =
+        catalog::read_sequences(&run.target).await?.into_iter().map(|value| value.name).collect();
+    let (values, missing): (Vec<SequenceValue>, Vec<SequenceValue>) = catalog::read_sequences(&run.source)
+        .await?
+        .into_iter()
+        .partition(|value| on_target.contains(&value.name));
+    for value in &missing {
+        run.warn(&format!(
+            "sequence {} is not on the target: it was made after the migration began",
+            value.name.plain()
+        ))
+        .await?;
+    }
     run.progress.note(&format!("setting {} sequences", values.len()));
     for statement in catalog::set_sequences(&values) {
         run.target
@@ -71,12 +96,10 @@ async fn refresh_views(run: &Run, source: &Catalog) -> Result<()> {
             return Err(Error::from_postgres(format!("refresh {}", view.name.plain()), first));
         }
         // Its functions may rely on the search_path that the application has (P58).
-        let again = format!("BEGIN; SET LOCAL search_path = {search_path}; {refresh}; COMMIT");
+        // Several statements in one query are one transaction.
+        let path = quote_literal(&search_path);
+        let again = format!("SELECT pg_catalog.set_config('search_path', {path}, true); {refresh}");
         if let Err(error) = run.target.batch_execute(&again).await {
-            run.target
-                .batch_execute("ROLLBACK")
-                .await
-                .map_err(|error| Error::from_postgres("roll back", error))?;
             let error =
                 Error::from_postgres(format!("refresh materialized view {}", view.name.plain()), error);
             run.warn(&format!("{}: it is empty on the target until it is refreshed", describe(&error)))

@@ -5,6 +5,7 @@
 //! between them makes the *source* wait, never the reports. A goal is reached when it is *durable on the
 //! target*, not when lag reads zero.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,10 @@ use tokio::task::JoinSet;
 use super::config::Ending as Wanted;
 use super::define;
 use super::gauge::{Gauge, Horizon};
+use super::monitor::Monitor;
 use super::run::Run;
+use super::shutdown::Shutdown;
+use super::state;
 use crate::apply::{self, Applier, ApplyInput, ApplyOptions, LaneId, Positions};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
@@ -21,9 +25,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, QualifiedName};
 use crate::pgoutput::{StreamOptions, TupleFormat};
 use crate::replication::{
-    FeedbackPositions, FeedbackWriter, StreamReader, emit_barrier, end_walsender, slot_state, start_stream,
+    FeedbackPositions, FeedbackWriter, StreamReader, emit_barrier, end_walsender, start_stream,
 };
+use crate::telemetry::Readiness;
 use crate::wire::{Connection, ConnectionSettings};
+
+/// How far following got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Followed {
+    /// Why it ended.
+    pub(super) ended: Ended,
+    /// Everything before this is durable on the target.
+    pub(super) position: Lsn,
+    /// Between that and the source's position, as far as known.
+    pub(super) lag_bytes: u64,
+}
 
 /// Why the loop ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +55,10 @@ pub(super) enum Ended {
 enum Goal {
     /// Never by itself.
     None,
-    /// When everything before this is durable on the target.
-    Position(Lsn),
+    /// When everything before this end position is durable on the target.
+    End(Lsn),
+    /// When the transaction that holds the message at this position is.
+    Barrier(Lsn),
     /// When no more than this many bytes are missing; then at the position the source has at that moment.
     Lag(u64),
 }
@@ -48,28 +66,27 @@ enum Goal {
 /// What is handed to the applier at once, at the most: beyond this a batch saves nothing.
 const BATCH_ITEMS: usize = 1024;
 const BATCH_BYTES: usize = 256 << 10;
-/// Between two looks at the slot on the source.
-const SLOT_POLL: Duration = Duration::from_secs(5);
 /// Between two looks at the positions, for metrics and the progress line.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Applies until every table is at one and the same position: beyond the snapshot of the last one copied.
-pub(super) async fn catch_up(run: &Run) -> Result<Ended> {
+pub(super) async fn catch_up(run: &Run, stop: &mut Shutdown) -> Result<Followed> {
     let last = watermarks(run).await?.into_iter().map(|(_, watermark)| watermark).max().unwrap_or(Lsn::ZERO);
-    if position(run).await? >= last {
-        return Ok(Ended::Reached);
+    let position = position(run).await?;
+    if position >= last {
+        return Ok(Followed { ended: Ended::Reached, position, lag_bytes: 0 });
     }
-    stream(run, Goal::Position(last)).await
+    stream(run, stop, Goal::End(last)).await
 }
 
 /// Follows as the options say.
-pub(super) async fn follow(run: &Run) -> Result<Ended> {
+pub(super) async fn follow(run: &Run, stop: &mut Shutdown) -> Result<Followed> {
     let goal = match run.options.ending {
         Wanted::Interrupt => Goal::None,
-        Wanted::CaughtUp => Goal::Position(emit_barrier(&run.source).await?),
+        Wanted::CaughtUp => Goal::Barrier(stop.or_stop(emit_barrier(&run.source)).await?),
         Wanted::Stop { max_lag_bytes } => Goal::Lag(max_lag_bytes),
     };
-    stream(run, goal).await
+    stream(run, stop, goal).await
 }
 
 /// Where each table's copy ends and its changes begin.
@@ -82,15 +99,24 @@ async fn watermarks(run: &Run) -> Result<Vec<(QualifiedName, Lsn)>> {
     Ok(copied.collect())
 }
 
-async fn position(run: &Run) -> Result<Lsn> {
+/// How far the target's progress row says that it is.
+pub(super) async fn position(run: &Run) -> Result<Lsn> {
     let progress = apply::read_progress(&run.target, &run.id.slot(), LaneId::FIRST).await?;
     progress
         .map(|progress| progress.end_lsn)
         .ok_or_else(|| Error::new(ErrorKind::State, "read how far changes have been applied"))
 }
 
-/// One connection's worth of following. An error leaves the durable state as it is, for the next attempt.
-async fn stream(run: &Run, goal: Goal) -> Result<Ended> {
+/// What one connection's worth of following works with.
+struct Live {
+    start: Lsn,
+    applier: Applier,
+    reader: StreamReader,
+    feedback: FeedbackWriter,
+}
+
+/// Takes up the stream where the target stands.
+async fn connect(run: &Run) -> Result<Live> {
     let start = position(run).await?;
     let publications = run.publications().await?;
     let options =
@@ -102,19 +128,29 @@ async fn stream(run: &Run, goal: Goal) -> Result<Ended> {
         Connection::connect(&run.options.source, &ConnectionSettings::replication("stream")).await?;
     let (reader, feedback) = start_stream(connection, &run.id.slot(), start, &options).await?;
     tracing::info!(lsn = %start, "streaming");
+    Ok(Live { start, applier, reader, feedback })
+}
+
+/// One connection's worth of following. An error leaves the durable state as it is, for the next attempt.
+async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
+    let Live { start, applier, reader, feedback } = stop.or_stop(connect(run)).await?;
     let mut tasks = JoinSet::new();
-    let horizon = Arc::new(Horizon::default());
+    let horizon = Arc::new(Horizon::starting_at(start));
     tasks.spawn(read(reader, applier.input(), Arc::clone(&horizon)));
-    let positions = applier.positions();
-    let reports = Reports { feedback, positions, interval: run.options.status_interval };
+    let (monitor, seen) = (Monitor::of(run), Arc::clone(&horizon));
+    tasks.spawn(async move { monitor.run(&seen).await.map(|never| match never {}) });
+    let reports = Reports { feedback, positions: applier.positions(), interval: run.options.status_interval };
     let (stop_reports, stopped) = tokio::sync::oneshot::channel();
     let reports = tokio::spawn(reports.run(stopped));
 
-    let ended = watch(run, &applier, &mut tasks, &horizon, goal).await;
+    let ended = watch(run, stop, &applier, &mut tasks, &horizon, goal).await;
     // Reading ends first; what has arrived is then brought to its end, or given up with the applier.
     tasks.shutdown().await;
     let finished = match ended {
-        Ok(ended) => applier.finish().await.map(|_| ended),
+        Ok(ended) => applier.finish().await.map(|positions| {
+            let position = positions.watermark.confirmed();
+            Followed { ended, position, lag_bytes: horizon.lag_bytes(position).unwrap_or(0) }
+        }),
         Err(error) => Err(error),
     };
     // The last report carries the last positions.
@@ -131,7 +167,13 @@ async fn stream(run: &Run, goal: Goal) -> Result<Ended> {
 async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<ApplyOptions> {
     let mut options = ApplyOptions::new(run.options.target.clone(), run.id.slot(), protocol_version, start);
     options.tables = catalog::load(&run.target).await?.tables;
-    options.watermarks = watermarks(run).await?.into_iter().collect();
+    let mut watermarks = watermarks(run).await?;
+    // A partition made on both ends since: the snapshots know nothing of it, so all its rows are in the stream (P27).
+    let known: HashSet<QualifiedName> = watermarks.iter().map(|(name, _)| name.clone()).collect();
+    let begun = state::find(&run.target).await?.and_then(|state| state.consistent_point).unwrap_or(Lsn::ZERO);
+    let born = options.tables.iter().filter(|table| table.is_partition && !known.contains(&table.name));
+    watermarks.extend(born.map(|table| (table.name.clone(), begun)));
+    options.watermarks = watermarks.into_iter().collect();
     options.replica_role = define::replica_role(run).await?;
     if let Some(directory) = &run.options.work_dir {
         options.spool_directory.clone_from(directory);
@@ -189,21 +231,24 @@ impl Reports {
 /// Waits for the goal, the operator or an error, and shows how it goes meanwhile.
 async fn watch(
     run: &Run,
+    stop: &mut Shutdown,
     applier: &Applier,
     tasks: &mut JoinSet<Result<()>>,
     horizon: &Horizon,
     mut goal: Goal,
 ) -> Result<Ended> {
     let mut positions = applier.positions();
-    let mut stop = run.shutdown.clone();
     let mut show = tokio::time::interval(SHOW_INTERVAL);
-    let mut polled = Instant::now();
     let mut gauge = Gauge::new(run, applier.stats());
     loop {
         let now = *positions.borrow_and_update();
         match goal {
+            Goal::End(end) if now.watermark.confirmed() >= end => {
+                gauge.show(&now, horizon);
+                return Ok(Ended::Reached);
+            }
             // Beyond it, not at it: the barrier's own commit follows its position.
-            Goal::Position(end) if now.watermark.confirmed() > end => {
+            Goal::Barrier(start) if now.watermark.confirmed() > start => {
                 gauge.show(&now, horizon);
                 return Ok(Ended::Reached);
             }
@@ -211,16 +256,21 @@ async fn watch(
                 if horizon.lag_bytes(now.watermark.confirmed()).is_some_and(|lag| lag <= bytes) =>
             {
                 // What commits from here on is the operator's to prevent; all that has committed is carried.
-                goal = Goal::Position(emit_barrier(&run.source).await?);
+                goal = Goal::Barrier(stop.or_stop(emit_barrier(&run.source)).await?);
             }
-            Goal::Lag(_) | Goal::Position(_) | Goal::None => {}
+            Goal::Lag(_) | Goal::End(_) | Goal::Barrier(_) | Goal::None => {}
         }
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(Ended::Interrupted),
             error = applier.failed() => return Err(error),
             Some(ended) = tasks.join_next() => {
-                ended.map_err(|cause| Error::new(ErrorKind::Bug, "read the stream").because(cause))??;
+                let ended = ended.map_err(|cause| Error::new(ErrorKind::Bug, "read the stream").because(cause))?;
+                match ended {
+                    // The applier ended first, and knows why.
+                    Err(error) if error.kind() == ErrorKind::Aborted => return Err(applier.failed().await),
+                    ended => ended?,
+                }
             }
             changed = positions.changed() => {
                 changed.map_err(|cause| Error::new(ErrorKind::Aborted, "follow the applier").because(cause))?;
@@ -228,26 +278,10 @@ async fn watch(
             _ = show.tick() => {
                 gauge.show(&positions.borrow().clone(), horizon);
                 run.health.beat(Instant::now());
-                if polled.elapsed() >= SLOT_POLL {
-                    polled = Instant::now();
-                    look_at_slot(run).await?;
+                if horizon.lag_bytes(positions.borrow().watermark.confirmed()) == Some(0) {
+                    run.health.set_readiness(Readiness::InStep);
                 }
             }
         }
     }
-}
-
-/// Shows what the source keeps back for us, and notices when it no longer does (P16).
-async fn look_at_slot(run: &Run) -> Result<()> {
-    let name = run.id.slot();
-    let Some(slot) = slot_state(&run.source, &name).await? else {
-        return Err(Error::new(ErrorKind::Slot, format!("find slot {name} on the source")).hint(
-            "Somebody dropped it, and the changes since are lost: empty the target database and begin anew.",
-        ));
-    };
-    run.metrics.slot_retained_bytes(slot.retained_bytes);
-    if let Some(bytes) = slot.safe_bytes {
-        run.metrics.slot_safe_wal_bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
-    }
-    Ok(())
 }

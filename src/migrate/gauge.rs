@@ -13,36 +13,49 @@ use crate::pg::{Lsn, PgTimestamp};
 use crate::replication::StreamItem;
 use crate::telemetry::{self, ChangeKind, FollowLine, Stage};
 
-/// The source's position and clock, as its last keepalive or message told them.
-#[derive(Debug, Default)]
+/// Where the source stands, and its clock.
+#[derive(Debug)]
 pub(super) struct Horizon {
-    wal_end: AtomicU64,
+    /// What the stream itself has told: it moves with everything that is decoded.
+    streamed: AtomicU64,
+    /// The end of the source's WAL at the last look but one. The last look is younger than what can have arrived,
+    /// and an idle source would seem to lag by it.
+    known: AtomicU64,
+    seen: AtomicU64,
     clock: AtomicI64,
-    /// Whether a keepalive has come: until then the position may be that of a backlog's beginning.
-    told: std::sync::atomic::AtomicBool,
 }
 
 impl Horizon {
+    pub(super) fn starting_at(start: Lsn) -> Horizon {
+        Horizon {
+            streamed: AtomicU64::new(start.offset()),
+            known: AtomicU64::new(0),
+            seen: AtomicU64::new(0),
+            clock: AtomicI64::new(i64::MIN),
+        }
+    }
+
+    /// An item of the stream has arrived.
     pub(super) fn saw(&self, item: &StreamItem) {
-        let (wal_end, sent) = match item {
-            StreamItem::Data { wal_end, sent, .. } => (wal_end, sent),
-            StreamItem::Keepalive { wal_end, sent } => {
-                self.told.store(true, Ordering::Release);
-                (wal_end, sent)
-            }
-        };
-        self.wal_end.fetch_max(wal_end.offset(), Ordering::AcqRel);
+        let (StreamItem::Data { wal_end, sent, .. } | StreamItem::Keepalive { wal_end, sent }) = item;
+        self.streamed.fetch_max(wal_end.offset(), Ordering::AcqRel);
         self.clock.fetch_max(sent.micros(), Ordering::AcqRel);
+    }
+
+    /// The source's WAL ends here now.
+    pub(super) fn source_is_at(&self, position: Lsn) {
+        let before = self.seen.swap(position.offset(), Ordering::AcqRel);
+        self.known.store(before, Ordering::Release);
     }
 
     /// The source's position.
     fn position(&self) -> Lsn {
-        Lsn::new(self.wal_end.load(Ordering::Acquire))
+        Lsn::new(self.streamed.load(Ordering::Acquire).max(self.known.load(Ordering::Acquire)))
     }
 
-    /// WAL between `position` and the source's; none before the source has said where it stands.
+    /// WAL between `position` and the source's; none before the source has been looked at twice.
     pub(super) fn lag_bytes(&self, position: Lsn) -> Option<u64> {
-        self.told.load(Ordering::Acquire).then(|| position.distance_to(self.position()))
+        (self.known.load(Ordering::Acquire) > 0).then(|| position.distance_to(self.position()))
     }
 
     /// Time between the last applied commit and now, by the source's clock; zero with nothing missing.

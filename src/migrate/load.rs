@@ -4,7 +4,7 @@
 //! ledger holds. A snapshot that is lost, or a table that was rewritten under it (P15), costs a new snapshot at
 //! a later position for what is not finished, and nothing else.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::build::Builder;
 use super::define::{self, Definitions};
+use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
 use super::run::Run;
 use super::selection::{Selection, Wishes, select};
@@ -22,17 +23,21 @@ use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, TableCopy, copy_tables}
 use crate::catalog::{self, Catalog, Persistence, Table, TableKind};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Lsn, QualifiedName, quote_literal};
+use crate::replication::slot_state;
 use crate::telemetry::Phase;
 use crate::wire::{Meter, Session, SessionSettings};
 
 /// Snapshots that may be lost, or found too old, before we ask for help.
-const WAVES: u32 = 10;
+const WAVES: u32 = 30;
 
 /// Takes the target from `SchemaReady` (or wherever an interrupted run left it) to `CatchingUp`.
 pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
     let mut snapshot = None;
     if phase == Phase::SchemaReady {
         snapshot = Some(begin(run).await?);
+    } else if slot_state(&run.source, &run.id.slot()).await?.is_none_or(|slot| slot.is_lost) {
+        return Err(Error::new(ErrorKind::Slot, format!("find slot {} on the source", run.id.slot()))
+            .hint("Run the same command again: the copy then begins anew."));
     }
     let (source, target) = (catalog::load(&run.source).await?, catalog::load(&run.target).await?);
     let sizes: HashMap<&QualifiedName, u64> =
@@ -51,7 +56,8 @@ pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
     let builder = Builder::new(run, builds, |table| to_come.get(table).copied(), settings).await?;
     let (events, copied) = mpsc::channel(1024);
     // An index that cannot be built ends the copy at once, and the other way round.
-    tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events))?;
+    let work = async { tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events)) };
+    beside(run, work).await?;
     state::enter(&run.target, Phase::CatchingUp, "").await
 }
 
@@ -81,9 +87,9 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
         .map_err(|error| Error::from_postgres("begin the progress anew", error))?;
     apply::begin_progress(&run.target, &run.id.slot(), LaneId::FIRST, snapshot.consistent_point).await?;
     let enter = format!(
-        "{};
-         DELETE FROM pgstream.copied_part;
-         UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0;
+        "DELETE FROM pgstream.copied_part;
+         DELETE FROM pgstream.copied_table;
+         {};
          UPDATE pgstream.migration SET consistent_point = {}",
         ledger::enter(selection.moved.iter()).unwrap_or_default(),
         quote_literal(&snapshot.consistent_point.to_string())
@@ -100,31 +106,38 @@ async fn catalog_under(run: &Run, snapshot: &OpenSnapshot) -> Result<Catalog> {
         quote_literal(snapshot.keeper.snapshot())
     );
     session.batch_execute(&import).await.map_err(|error| {
-        Error::new(ErrorKind::Snapshot, "read the catalog under the snapshot")
-            .because(Error::from_postgres("join the snapshot", error))
+        let error = Error::from_postgres("join the snapshot", error);
+        Error::new(ErrorKind::Snapshot, "read the catalog under the snapshot").because(error)
     })?;
     catalog::load(&session).await
 }
 
 /// Definitions were dumped before the slot existed; what changed in between is in neither dump nor stream (P25).
 async fn unchanged_since(run: &Run, selection: &Selection, shown: &Catalog) -> Result<()> {
-    let hint = "The source's definitions changed while they were being carried over. Empty the target database \
-                and run again, when no DDL runs on the source.";
     if select(shown, &Wishes::of(&run.identity, shown)?).moved != selection.moved {
-        return Err(
-            Error::new(ErrorKind::Drift, "compare the source's tables with those being published").hint(hint)
-        );
+        return Err(Error::new(ErrorKind::Drift, "compare the source's tables with those being published")
+            .hint(DRIFTED));
     }
     let target = catalog::load(&run.target).await?;
-    let moved: Vec<_> = catalog::compare(shown, &target)
+    fits(&selection.moved, shown, &target)
+}
+
+const DRIFTED: &str = "The source's definitions changed after they were carried over. Empty the target database and \
+                       begin anew, when no DDL runs on the source.";
+
+/// Every column of these tables has its place on the target.
+fn fits(tables: &[QualifiedName], source: &Catalog, target: &Catalog) -> Result<()> {
+    let moved: HashSet<&QualifiedName> = tables.iter().collect();
+    let differences: Vec<String> = catalog::compare(source, target)
         .into_iter()
-        .filter(|difference| selection.moved.contains(&difference.table))
+        .filter(|difference| moved.contains(&difference.table))
         .map(|difference| difference.to_string())
         .collect();
-    if moved.is_empty() {
+    if differences.is_empty() {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Drift, format!("compare the two ends: {}", moved.join("; "))).hint(hint))
+    Err(Error::new(ErrorKind::Drift, format!("compare the two ends: {}", differences.join("; ")))
+        .hint(DRIFTED))
 }
 
 /// Copies what is not copied, one snapshot after the other until nothing is left.
@@ -145,6 +158,8 @@ async fn copy(
             None => open::later_snapshot(run).await?,
         };
         let source = catalog_under(run, &current).await?;
+        fits(&unfinished, &source, target)?;
+        open::still_published(run, &unfinished).await?;
         let plan = CopyPlan {
             meter: Arc::clone(&meter),
             ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, &source, target)?)
@@ -152,11 +167,13 @@ async fn copy(
         let bytes = plan.tables.iter().map(|table| table.bytes).sum();
         run.progress.copy_started(bytes, plan.tables.len() as u64);
         match watched(run, &current, &meter, copy_tables(plan, events.clone())).await {
-            Ok(outcome) if outcome.rewritten.is_empty() => {}
             Ok(outcome) => {
-                let names: Vec<_> = outcome.rewritten.iter().map(QualifiedName::plain).collect();
-                run.progress
-                    .note(&format!("rewritten on the source meanwhile, copied anew: {}", names.join(", ")));
+                for (tables, why) in [(outcome.rewritten, "rewritten"), (outcome.locked, "locked")] {
+                    if !tables.is_empty() {
+                        let names: Vec<_> = tables.iter().map(QualifiedName::plain).collect();
+                        run.progress.note(&format!("{why} meanwhile, copied anew: {}", names.join(", ")));
+                    }
+                }
             }
             Err(error) if error.kind() == ErrorKind::Snapshot || current.keeper.is_lost() => {
                 run.progress.warn(&format!("{}; going on under a new snapshot", describe(&error)));
@@ -165,7 +182,7 @@ async fn copy(
         }
     }
     Err(Error::new(ErrorKind::Copy, format!("copy every table within {WAVES} snapshots")).hint(
-        "Tables are being rewritten or the source restarts over and over; run again when that has ended.",
+        "Tables are being rewritten or locked, or the source restarts, over and over; run again when that has ended.",
     ))
 }
 

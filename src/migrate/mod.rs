@@ -20,6 +20,7 @@ mod define;
 mod follow;
 mod gauge;
 mod load;
+mod monitor;
 mod open;
 mod outcome;
 mod release;

@@ -10,15 +10,15 @@ use super::config::{Ending, Options};
 use super::outcome::{Ended, Figures, Outcome};
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId, State};
-use super::{cutover, define, follow, load, release};
+use super::{cutover, define, follow, load, monitor, open, release};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger;
 use crate::error::{Error, ErrorKind, Recovery, Result, describe};
-use crate::pg::{Identifier, Lsn, ServerVersion};
+use crate::pg::{Identifier, QualifiedName, ServerVersion, SqlState};
 use crate::precheck::{self, CheckOptions, IdentityChoice, Report, Resuming, Verdict};
 use crate::replication::{SourceIdentity, identify};
 use crate::schema::RestoreRun;
-use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, Readiness, Side};
+use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, Side};
 use crate::wire::{Connection, ConnectionSettings, Session, SessionSettings};
 
 /// Who watches a run, and who may stop it.
@@ -40,7 +40,6 @@ pub struct Watchers {
 pub(super) struct Run {
     pub(super) options: Options,
     pub(super) progress: Progress,
-    pub(super) shutdown: Shutdown,
     pub(super) source: Session,
     pub(super) target: Session,
     pub(super) source_version: ServerVersion,
@@ -78,7 +77,8 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
             }
             Err(error) => error,
         };
-        failures = if attempt.elapsed() > STEADY { 1 } else { failures + 1 };
+        let steady = attempt.elapsed() > STEADY && error.sqlstate() != Some(SqlState::LOCK_NOT_AVAILABLE);
+        failures = if steady { 1 } else { failures + 1 };
         if !worked
             || error.recovery() != Recovery::Retry
             || failures > PATIENCE
@@ -104,7 +104,13 @@ async fn attempt_once(options: &Options, watchers: &Watchers, worked: &mut bool)
     let mut stop = watchers.shutdown.clone();
     let run = stop.or_stop(adopt(options, watchers)).await?;
     *worked = true;
-    let ended = run.go_on(&mut stop).await;
+    // With this session the lock is lost, and another engine may be at work.
+    let ended = tokio::select! {
+        ended = run.go_on(&mut stop) => ended,
+        reason = run.target.until_closed() => {
+            Err(Error::new(ErrorKind::Connect, "keep the lock on the target database").because(reason.to_string()))
+        }
+    };
     if let Err(error) = &ended
         && error.recovery() == Recovery::Operator
         && error.kind() != ErrorKind::Cancelled
@@ -116,18 +122,27 @@ async fn attempt_once(options: &Options, watchers: &Watchers, worked: &mut bool)
 
 /// Connects, and finds or begins the migration's state.
 async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
-    let settings = SessionSettings::role("control");
-    let source =
-        Session::connect(&options.source, &settings).await.map_err(|error| on_side(Side::Source, error))?;
-    let target =
-        Session::connect(&options.target, &settings).await.map_err(|error| on_side(Side::Target, error))?;
+    let source = Session::connect(&options.source, &SessionSettings::role("control"))
+        .await
+        .map_err(|error| on_side(Side::Source, error))?;
+    let target = Session::connect(&options.target, &SessionSettings::role("control"))
+        .await
+        .map_err(|error| on_side(Side::Target, error))?;
     state::lock(&target).await?;
     let found = state::find(&target).await?;
     let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
     let identity_choice = options.identity.read()?;
     let checks = CheckOptions { resuming, identity: identity_choice.clone(), ..CheckOptions::default() };
     let report = precheck::check(&options.source, &options.target, &checks).await?;
-    passed(&report)?;
+    match &found {
+        None => passed(&report)?,
+        // What would keep a migration from beginning need not keep it from going on.
+        Some(_) => {
+            for outcome in report.with(Verdict::Block) {
+                watchers.progress.warn(&format!("{}: {}", outcome.id, outcome.message));
+            }
+        }
+    }
     let identity = identify_source(options).await?;
     let id = match &found {
         Some(state) => {
@@ -148,7 +163,6 @@ async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
         progress: watchers.progress.clone(),
         metrics: watchers.metrics.clone(),
         health: watchers.health.clone(),
-        shutdown: watchers.shutdown.clone(),
         source_version: source.version(),
         target_version: target.version(),
         source,
@@ -252,32 +266,44 @@ impl Run {
         }
         if phase == Phase::CatchingUp {
             self.show(phase);
-            if follow::catch_up(self).await? == follow::Ended::Interrupted {
-                return self.outcome(Ended::Interrupted).await;
+            let followed = follow::catch_up(self, stop).await?;
+            if followed.ended == follow::Ended::Interrupted {
+                return self.outcome(Ended::Interrupted, &followed).await;
             }
-            stop.or_stop(define::finish(self)).await?;
+            stop.or_stop(monitor::beside(self, define::finish(self))).await?;
             phase = Phase::Following;
         }
         if phase == Phase::Following {
             self.show(phase);
-            self.health.set_readiness(Readiness::InStep);
-            match (follow::follow(self).await?, &self.options.ending) {
-                (follow::Ended::Interrupted, _) => return self.outcome(Ended::Interrupted).await,
-                (follow::Ended::Reached, Ending::Stop { .. }) => {
-                    state::enter(&self.target, Phase::Fenced, "").await?;
-                }
+            let followed = follow::follow(self, stop).await?;
+            match (followed.ended, &self.options.ending) {
+                (follow::Ended::Interrupted, _) => return self.outcome(Ended::Interrupted, &followed).await,
+                (follow::Ended::Reached, Ending::Stop { .. }) => self.fence(stop).await?,
                 (follow::Ended::Reached, Ending::CaughtUp | Ending::Interrupt) => {
-                    return self.outcome(Ended::CaughtUp).await;
+                    // An emergency cutover would otherwise hand out numbers again (P33).
+                    stop.or_stop(cutover::set_sequences(self)).await?;
+                    return self.outcome(Ended::CaughtUp, &followed).await;
                 }
             }
         }
         self.show(Phase::Fenced);
         stop.or_stop(cutover::carry_the_rest(self)).await?;
-        let outcome = self.outcome(Ended::Stopped).await?;
+        let position = follow::position(self).await?;
+        let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
+        let outcome = self.outcome(Ended::Stopped, &end).await?;
         self.show(Phase::CutOver);
-        release::release_source(&self.source, &self.target).await?;
         state::remove(&self.target).await?;
         Ok(outcome)
+    }
+
+    /// The last change is on the target. From here on the stream is not needed again, if it carried everything.
+    async fn fence(&self, stop: &mut Shutdown) -> Result<()> {
+        let tables = ledger::read(&self.target).await?;
+        let moved: Vec<QualifiedName> = tables.into_keys().collect();
+        open::still_published(self, &moved).await?;
+        // While these fail, following can go on.
+        stop.or_stop(monitor::beside(self, cutover::arm(self))).await?;
+        state::enter(&self.target, Phase::Fenced, "").await
     }
 
     /// The publications that the stream is made of.
@@ -318,14 +344,15 @@ impl Run {
             if self.phase().await? > Phase::Building {
                 return Ok(());
             }
-            release::release_source(&self.source, &self.target).await?;
-            // What was copied is worth nothing without the stream that followed it.
+            // What was copied is worth nothing without the stream that followed it. Said first: whatever becomes of
+            // the source now, the next run begins anew and undoes what the journal holds.
             let again =
                 "UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0;
                          DELETE FROM pgstream.progress";
             let planned = self.phase().await? == Phase::Planned;
             let phase = if planned { Phase::Planned } else { Phase::SchemaReady };
             state::enter(&self.target, phase, again).await?;
+            release::release_source(&self.source, &self.target).await?;
             self.progress.note("slot and publication are removed from the source; the next run copies anew");
             Ok::<(), Error>(())
         };
@@ -335,9 +362,10 @@ impl Run {
         }
     }
 
-    async fn outcome(&self, ended: Ended) -> Result<Outcome> {
+    async fn outcome(&self, ended: Ended, followed: &follow::Followed) -> Result<Outcome> {
         let tables = ledger::read(&self.target).await?;
-        let mut figures = Figures { tables: tables.len() as u64, ..Figures::default() };
+        let mut figures =
+            Figures { tables: tables.len() as u64, lag_bytes: followed.lag_bytes, ..Figures::default() };
         for state in tables.values() {
             if let ledger::TableState::Copied { rows, bytes, .. } = state {
                 figures.rows_copied += rows;
@@ -345,7 +373,6 @@ impl Run {
             }
         }
         let progress = apply::read_progress(&self.target, &self.id.slot(), LaneId::FIRST).await?;
-        let position = progress.as_ref().map_or(Lsn::ZERO, |progress| progress.end_lsn);
         if let Some(progress) = progress {
             figures.transactions_applied = progress.transactions.unsigned_abs();
             figures.changes_applied = progress.changes.unsigned_abs();
@@ -353,7 +380,7 @@ impl Run {
         Ok(Outcome {
             database: self.options.source.database().to_owned(),
             ended,
-            position,
+            position: followed.position,
             figures,
             warnings: state::warnings(&self.target).await?,
         })

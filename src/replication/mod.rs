@@ -22,7 +22,7 @@ pub use publication::{
 };
 pub use slot::{
     CreatedSlot, SlotState, SourceIdentity, create_slot, create_temporary_slot, drop_slot, end_walsender,
-    identify, slot_state,
+    identify, slot_state, wal_position,
 };
 pub use stream::{FeedbackPositions, FeedbackWriter, StreamReader, start_stream};
 pub use stream_item::StreamItem;

@@ -171,6 +171,24 @@ pub async fn slot_state(source: &Session, name: &SlotName) -> Result<Option<Slot
     }))
 }
 
+/// Where the source's flushed WAL ends: replayed WAL on a standby.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn wal_position(source: &Session) -> Result<Lsn> {
+    let row = source
+        .query_one(
+            "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                          ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text",
+            &[],
+        )
+        .await
+        .map_err(|error| Error::from_postgres("read the source's position", error))?;
+    row.get::<_, Option<&str>>(0)
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, "read the source's position"))
+}
+
 /// Ends the walsender that still streams from a slot of ours: one whose engine has died without a goodbye.
 ///
 /// # Errors

@@ -1,0 +1,85 @@
+//! Looks at the source while other work goes on: where it stands, and whether it still keeps our WAL.
+//!
+//! Hazard: a slot that is lost in the first hour of a copy must not be found in the tenth (P16), and lag that
+//! is measured against what the walsender has decoded reads zero during a backlog (P95). A session of its
+//! own, so that no other step waits for the answers.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use super::gauge::Horizon;
+use super::run::Run;
+use crate::error::{Error, ErrorKind, Result};
+use crate::pg::{Conninfo, Lsn, SlotName};
+use crate::replication::{slot_state, wal_position};
+use crate::telemetry::DatabaseMetrics;
+use crate::wire::{Session, SessionSettings};
+
+/// Between two looks at the source's position.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// Every so many of them, a look at the slot.
+const SLOT_EVERY: u32 = 5;
+
+/// What it needs of a run; it outlives borrows of it.
+pub(super) struct Monitor {
+    source: Conninfo,
+    slot: SlotName,
+    metrics: DatabaseMetrics,
+}
+
+impl Monitor {
+    pub(super) fn of(run: &Run) -> Monitor {
+        Monitor { source: run.options.source.clone(), slot: run.id.slot(), metrics: run.metrics.clone() }
+    }
+
+    /// Looks until something is wrong.
+    ///
+    /// # Errors
+    /// `Slot` when the slot is gone or has lost its WAL, `Connect` when the source is away.
+    pub(super) async fn run(self, horizon: &Horizon) -> Result<Infallible> {
+        let session = Session::connect(&self.source, &SessionSettings::role("monitor")).await?;
+        let mut tick = tokio::time::interval(INTERVAL);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks: u32 = 0;
+        loop {
+            tick.tick().await;
+            horizon.source_is_at(wal_position(&session).await?);
+            if looks.is_multiple_of(SLOT_EVERY) {
+                self.look_at_slot(&session).await?;
+            }
+            looks = looks.wrapping_add(1);
+        }
+    }
+
+    async fn look_at_slot(&self, session: &Session) -> Result<()> {
+        let lost = |what: &str| {
+            Error::new(ErrorKind::Slot, format!("find what slot {} keeps: {what}", self.slot)).hint(
+                "The changes since are lost: empty the target database and begin anew, with a larger \
+                 max_slot_wal_keep_size on the source.",
+            )
+        };
+        let Some(slot) = slot_state(session, &self.slot).await? else {
+            return Err(lost("somebody dropped it"));
+        };
+        if slot.is_lost {
+            return Err(lost("its WAL has been removed"));
+        }
+        self.metrics.slot_retained_bytes(slot.retained_bytes);
+        if let Some(bytes) = slot.safe_bytes {
+            self.metrics.slot_safe_wal_bytes(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+        Ok(())
+    }
+}
+
+/// Runs `work`, and the monitor beside it for as long as it takes.
+///
+/// # Errors
+/// Those of `work`, or what the monitor found.
+pub(super) async fn beside<T>(run: &Run, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let horizon = Horizon::starting_at(Lsn::ZERO);
+    tokio::select! {
+        done = work => done,
+        found = Monitor::of(run).run(&horizon) => match found? {},
+    }
+}
