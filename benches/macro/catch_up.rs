@@ -191,6 +191,8 @@ impl Arena<'_> {
         run(&control, &format!("CREATE DATABASE {TARGET} TEMPLATE {BASE}")).await?;
         self.stage.settle().await?;
         let target = self.stage.target.session(TARGET).await?;
+        // The engine ends sessions in its target that look like those of an engine before it.
+        run(&target, "SET application_name = 'bench'").await?;
         let before = self.stage.cpu();
         let drain = match contestant {
             Contestant::Native => self.native(&target, mark).await?,

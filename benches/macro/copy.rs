@@ -10,7 +10,7 @@ use pgstream::migrate::Options;
 
 use crate::Size;
 use crate::process::{Running, Usage};
-use crate::stage::{Stage, number, run};
+use crate::stage::{MIXED, Stage, number, run};
 use crate::table::{Run, Table};
 
 const HEADING: [&str; 9] = [
@@ -28,7 +28,7 @@ const HEADING: [&str; 9] = [
 const TARGET: &str = "arrived";
 
 /// Types of every width, a tenth of one column NULL, no two rows alike.
-const MIXED: &str = "
+const MIXED_DDL: &str = "
 CREATE TABLE public.mixed (
     id bigint NOT NULL, customer integer NOT NULL, amount numeric(12, 2) NOT NULL, at timestamptz NOT NULL,
     status text NOT NULL, note text, document jsonb NOT NULL, token uuid NOT NULL, score double precision,
@@ -63,10 +63,10 @@ pub(crate) async fn measure(stage: &Stage, size: &Size) -> Result<()> {
     let scale = size.copy_scale.to_string();
     stage.source.create_database("bank").await?;
     stage.pgbench("bank", &["-i", "-q", "-s", &scale]).await?;
-    stage.source.create_database("mixed").await?;
-    let mixed = stage.source.session("mixed").await?;
-    run(&mixed, &MIXED.replace("$ROWS", &size.mixed_rows.to_string())).await?;
-    for name in ["bank", "mixed"] {
+    stage.source.create_database(MIXED).await?;
+    let mixed = stage.source.session(MIXED).await?;
+    run(&mixed, &MIXED_DDL.replace("$ROWS", &size.mixed_rows.to_string())).await?;
+    for name in ["bank", MIXED] {
         let database = Database::weighed(stage, name).await?;
         let mut runs: [Vec<Run<9>>; 3] = Default::default();
         for repetition in 0..size.repetitions {
@@ -109,7 +109,7 @@ async fn once(stage: &Stage, database: &Database, contestant: Contestant) -> Res
     let after = stage.cpu();
     let session = stage.target.session(TARGET).await?;
     let counted = match database.name {
-        "mixed" => number(&session, "SELECT count(*) FROM public.mixed").await?,
+        MIXED => number(&session, "SELECT count(*) FROM public.mixed").await?,
         _ => number(&session, "SELECT count(*) FROM public.pgbench_accounts").await?,
     };
     drop(session);

@@ -17,6 +17,7 @@ mod process;
 mod stage;
 mod table;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
@@ -39,6 +40,9 @@ struct Args {
     /// Servers that do not sync; by default they do, as in production.
     #[arg(long)]
     careless: bool,
+    /// Measure this build of pgstream instead of the one that was built with the bench.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_pgstream"))]
+    engine: PathBuf,
     /// Given by `cargo bench`, and not by `cargo test`, which builds this as well.
     #[arg(long, hide = true)]
     bench: bool,
@@ -111,7 +115,7 @@ async fn measure(args: &Args) -> Result<()> {
     for part in
         [Part::Copy, Part::CatchUp].into_iter().filter(|part| args.only.is_none_or(|only| only == *part))
     {
-        let stage = Stage::set(durability).await?;
+        let stage = Stage::set(durability, &args.engine).await?;
         println!("\n{}, durability {durability:?}; medians of {}", stage.description(), size.repetitions);
         match part {
             Part::Copy => copy::measure(&stage, &size).await?,

@@ -1,6 +1,6 @@
 //! Two servers, and the programs that are run on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pgstream::demo::{Cluster, ClusterOptions, Durability};
@@ -19,10 +19,14 @@ const SETTINGS: &[(&str, &str)] = &[
     ("wal_sender_timeout", "0"),
 ];
 
+/// The one database without pgbench's tables.
+pub(crate) const MIXED: &str = "mixed";
+
 /// A source and a target on this machine; both end when this drops, and when we are killed.
 pub(crate) struct Stage {
     pub(crate) source: Cluster,
     pub(crate) target: Cluster,
+    engine: PathBuf,
 }
 
 /// CPU seconds of both servers at one moment.
@@ -33,12 +37,12 @@ pub(crate) struct Servers {
 }
 
 impl Stage {
-    pub(crate) async fn set(durability: Durability) -> Result<Stage> {
+    pub(crate) async fn set(durability: Durability, engine: &Path) -> Result<Stage> {
         let settings =
             SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let options = ClusterOptions { settings, durability, ..ClusterOptions::default() };
         let (source, target) = tokio::try_join!(Cluster::start(options.clone()), Cluster::start(options))?;
-        Ok(Stage { source, target })
+        Ok(Stage { source, target, engine: engine.to_owned() })
     }
 
     /// What is said about it above the tables.
@@ -60,10 +64,13 @@ impl Stage {
 
     /// `pgstream migrate` from one database to another; more arguments may follow.
     pub(crate) fn migrate(&self, from: &str, to: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pgstream"));
+        let mut command = Command::new(&self.engine);
         command.args(["migrate", "-s", &self.source.dsn(from), "-t", &self.target.dsn(to)]);
-        // It has no key, and only ever grows.
-        command.args(["--json", "--quiet", "--insert-only", "public.pgbench_history"]);
+        command.args(["--json", "--quiet"]);
+        if from != MIXED {
+            // It has no key, and only ever grows.
+            command.args(["--insert-only", "public.pgbench_history"]);
+        }
         command.stdout(std::process::Stdio::null());
         command
     }
