@@ -8,7 +8,7 @@ help:
 	@echo 'make demo    two throwaway servers, a live migration between them'
 	@echo 'make test    every test: unit, property, golden, scenario'
 	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
-	@echo 'make bench   micro benches on recorded bytes'
+	@echo 'make bench   the engine by itself, then on servers beside its rivals; an hour'
 
 demo: prerequisites
 	$(CARGO) run --release --bin pgstream -- demo
@@ -23,8 +23,10 @@ lint:
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 
-bench:
-	$(CARGO) bench
+# In this order: the first takes half a minute. `cargo bench --bench macro -- --quick` for a first look.
+bench: prerequisites
+	$(CARGO) bench --bench micro
+	$(CARGO) bench --bench macro
 
 prerequisites:
 	@tests/prerequisites.sh

@@ -1,7 +1,7 @@
 //! What the engine's own work costs, without a server: cutting frames, decoding, planning.
 //!
 //! Hazard: a stream of one shape flatters. So recorded streams of real servers stand beside generated ones,
-//! narrow rows beside wide ones, and every kind of change beside inserts. All figures are of one core.
+//! narrow rows beside wide ones, updates beside inserts. All figures are of one core.
 //!
 //!     cargo bench --bench micro                    # all; about half a minute
 //!     cargo bench --bench micro -- apply           # those whose name holds "apply"
@@ -121,7 +121,7 @@ fn apply(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Shorter than criterion's defaults: seventeen benches in about half a minute.
+/// Shorter than criterion's defaults: sixteen benches in about half a minute.
 fn settings() -> Criterion {
     Criterion::default()
         .sample_size(20)

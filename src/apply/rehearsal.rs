@@ -20,7 +20,8 @@ use crate::catalog::Table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Lsn;
 
-/// Orders that one message may bring forth: enough for a streamed transaction of a million changes.
+/// Orders that one message may bring forth, each a group; only the commit of a streamed transaction brings
+/// more than one. Nobody takes them meanwhile, so a larger transaction would wait for ever.
 const ORDERS_MAX: usize = 1_024;
 
 /// An applier that writes nothing.
