@@ -57,7 +57,7 @@ pub(crate) async fn carry(tools: &Tools, source: &Conninfo, target: &Conninfo, r
     carried
 }
 
-async fn dump(tools: &Tools, source: &Conninfo, folder: &Path) -> Archive {
+pub(crate) async fn dump(tools: &Tools, source: &Conninfo, folder: &Path) -> Archive {
     let settings = DumpSettings {
         lock_wait_timeout: Duration::from_secs(5),
         encoding: DumpEncoding::Utf8,
@@ -230,7 +230,7 @@ pub(crate) async fn a_build_gets_the_search_path_it_needs(target: &Conninfo) {
 }
 
 /// The tools for a server.
-async fn tools(database: &Conninfo) -> Tools {
+pub(crate) async fn tools(database: &Conninfo) -> Tools {
     let version = connect(database).await.version();
     find_tools(None, version, version).await.expect("pg_dump is installed")
 }

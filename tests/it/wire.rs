@@ -11,6 +11,7 @@ use pgstream::pg::{
 };
 use pgstream::wire::{Connection, ConnectionSettings, Session, SessionSettings};
 
+use crate::schema;
 use crate::support::authority::{Authority, Issued};
 
 /// A server that has every method of login, and TLS under an authority of its own.
@@ -170,6 +171,9 @@ async fn a_passfile_gives_each_host_its_own_password() {
     connect(&first_down).await.unwrap();
     Connection::connect(&first_down, &ConnectionSettings::replication("test")).await.unwrap();
     Session::connect(&first_down, &SessionSettings::role("test")).await.unwrap();
+    // And pg_dump finds the same way by what it is given.
+    let folder = tempfile::tempdir().unwrap();
+    schema::dump(&schema::tools(&first_down).await, &first_down, folder.path()).await;
     // The first that answers decides: its own line counts, and the next host is not tried.
     let first_up = through(vec![stage.named("first.test", port), stage.named("second.test", port)]);
     let refused = connect(&first_up).await.unwrap_err();
