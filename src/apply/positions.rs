@@ -32,12 +32,20 @@ impl Reporter {
         *self.0.borrow()
     }
 
+    /// Wakes nobody: this happens with every read, and whoever waits, waits for what is applied.
     pub(super) fn received(&self, end: Lsn) {
-        self.0.send_modify(|positions| positions.watermark.receive(end));
+        self.0.send_if_modified(|positions| {
+            positions.watermark.receive(end);
+            false
+        });
     }
 
+    /// Wakes nobody, as [`Reporter::received`]: this happens with every commit of the source.
     pub(super) fn assembled(&self, end: Lsn) {
-        self.0.send_modify(|positions| positions.watermark.assemble(end));
+        self.0.send_if_modified(|positions| {
+            positions.watermark.assemble(end);
+            false
+        });
     }
 
     pub(super) fn applied(&self, end: Lsn, commit_time: Option<PgTimestamp>) {
