@@ -47,7 +47,9 @@ pub(super) async fn define(run: &Run) -> Result<()> {
         .map_err(|error| Error::new(ErrorKind::Local, "read the archive of definitions").because(error))?;
     state::save_archive(&run.target, &content).await?;
     let plan = Plan::new(&archive.toc, filter_settings(run).await?);
-    for skipped in &plan.skipped {
+    // The target database is the one that was named; what it is called on the source is no loss.
+    let nameless = |entry: &str| entry.starts_with("DATABASE ") && !entry.starts_with("DATABASE PROPERTIES ");
+    for skipped in plan.skipped.iter().filter(|skipped| !nameless(&skipped.entry)) {
         run.warn(&format!("{}: not carried over: {}", skipped.entry, skipped.why)).await?;
     }
     let ids = plan.pre_data.clone();
