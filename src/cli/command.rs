@@ -4,9 +4,10 @@
 //! engine as a wish; the second ends the process, and what is durable by then is what counts.
 
 use std::io::Write as _;
+use std::path::Path;
 
 use super::args::{CheckArgs, MigrateArgs, Servers};
-use super::exit::Exit;
+use super::exit::{Exit, Failure, complain};
 use super::result::{DatabaseResult, Method, MigrateResult, Status};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result, describe};
@@ -25,7 +26,7 @@ pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Resul
     watch.finish().await;
     let report = report?;
     match output {
-        Output::Human => eprint!("{report}"),
+        Output::Human => eprintln!("{report}"),
         Output::Json => print(&serde_json::to_string(&report).expect("plain data always serializes")),
     }
     Ok(if report.ok { Exit::Done } else { Exit::Blocked })
@@ -34,6 +35,9 @@ pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Resul
 /// `pgstream migrate`.
 pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Result<Exit> {
     let (source, target) = ends(&args.servers)?;
+    for directory in [&args.files.work_dir, &args.files.pgbin].into_iter().flatten() {
+        is_directory(directory)?;
+    }
     let watch = Watch::start(&args.talk, directives, args.metrics_addr).await?;
     let options = args.options(source, target)?;
     let (sender, shutdown) = migrate::shutdown();
@@ -47,16 +51,28 @@ pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Re
     };
     let ended = migrate::migrate(&options, &watchers).await;
     listener.abort();
-    if let Err(error) = &ended {
+    if let Err(error) = &ended
+        && error.kind() != ErrorKind::Cancelled
+    {
         watch.metrics.error(error.kind());
         watch.health.fail();
     }
     watch.finish().await;
-    match ended {
-        Ok(outcome) => Ok(show(&outcome, &options.ending, options.output)),
-        Err(error) if error.kind() == ErrorKind::Cancelled => Ok(show_cancelled(&options)),
-        Err(error) => Err(error),
+    Ok(match ended {
+        Ok(outcome) => show(&outcome, &options.ending, options.output),
+        Err(error) if error.kind() == ErrorKind::Cancelled => show_cancelled(&options),
+        Err(error) => show_failed(&error, &options),
+    })
+}
+
+/// Found now, not after hours of copying.
+fn is_directory(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
     }
+    Err(Error::new(ErrorKind::Usage, format!("use directory {}", path.display()))
+        .because("it is not there, or is no directory")
+        .hint("Name a directory that is there, with --work-dir and --pgbin."))
 }
 
 /// Both ends, by libpq's rules.
@@ -65,7 +81,12 @@ fn ends(servers: &Servers) -> Result<(Conninfo, Conninfo)> {
     let dsns = servers.dsns(|name| std::env::var(name).ok())?;
     let resolve = |dsn: &Secret, side: &str| {
         Conninfo::resolve(dsn.reveal(), &environment).map_err(|cause| {
-            Error::new(ErrorKind::Usage, format!("read the {side}'s connection string")).because(cause)
+            Error::new(ErrorKind::Usage, format!("read the {side}'s connection string"))
+                .hint(
+                    "Write it as libpq does: postgres://user@host:5432/dbname?sslmode=require, or \
+                     'host=… port=5432 user=… dbname=…'.",
+                )
+                .because(cause)
         })
     };
     Ok((resolve(&dsns.source, "source")?, resolve(&dsns.target, "target")?))
@@ -136,6 +157,7 @@ fn show(outcome: &Outcome, wanted: &Ending, output: Output) -> Exit {
             seconds: outcome.figures.elapsed.as_secs_f64(),
         }],
         warnings: outcome.warnings.clone(),
+        error: None,
     };
     tell(&result, output);
     exit_of(outcome.ended, wanted)
@@ -144,14 +166,33 @@ fn show(outcome: &Outcome, wanted: &Ending, output: Output) -> Exit {
 /// Interrupted before the target was in step.
 fn show_cancelled(options: &migrate::Options) -> Exit {
     let message = "interrupted before the target was in step; run the same command again to go on";
-    let result = MigrateResult {
-        status: Status::Cancelled,
+    tell(&short(options, Status::Cancelled, message.to_owned()), options.output);
+    exit_of(Ended::Interrupted, &options.ending)
+}
+
+/// What went wrong, for people on stderr; the document has the shape of any other result, with the error.
+fn show_failed(error: &Error, options: &migrate::Options) -> Exit {
+    complain(error);
+    match options.output {
+        Output::Human => {}
+        Output::Json => {
+            let result = short(options, Status::Failed, describe(error));
+            print(&MigrateResult { error: Some(Failure::from(error)), ..result }.to_json());
+        }
+    }
+    Exit::from(error)
+}
+
+/// A result without figures: they are on the target, for the next run to count on.
+fn short(options: &migrate::Options, status: Status, message: String) -> MigrateResult {
+    MigrateResult {
+        status,
         roles: Vec::new(),
         databases: vec![DatabaseResult {
             dbname: options.source.database().to_owned(),
             method: Method::Replication,
-            status: Status::Cancelled,
-            message: Some(message.to_owned()),
+            status,
+            message: Some(message),
             tables: 0,
             rows_copied: 0,
             bytes_copied: 0,
@@ -161,9 +202,8 @@ fn show_cancelled(options: &migrate::Options) -> Exit {
             seconds: 0.0,
         }],
         warnings: Vec::new(),
-    };
-    tell(&result, options.output);
-    exit_of(Ended::Interrupted, &options.ending)
+        error: None,
+    }
 }
 
 /// An interrupt is the regular end of a run that was told of no other. Of one that was, it is not: what

@@ -1,4 +1,7 @@
 //! How a run ends: the exit status, and the one error that is shown.
+//!
+//! Hazard: an error quotes servers, and a server's text may hold line breaks and escape sequences. The first
+//! line is always ours and whole; what follows is indented.
 
 use std::error::Error as _;
 use std::io::Write as _;
@@ -109,21 +112,27 @@ impl From<&Error> for Failure {
 /// Shows the error that ends the run, on stderr, and with `--json` also as the document on stdout, where
 /// otherwise a result would stand. Returns how to exit.
 pub fn fail(error: &Error, output: Output) -> Exit {
-    // When the screen is gone, the exit status still speaks.
-    let _ = std::io::stderr().lock().write_all(lines(error).as_bytes());
+    complain(error);
     if output == Output::Json {
         let document = serde_json::json!({ "status": "failed", "error": Failure::from(error) });
+        // When the reader is gone, the exit status still speaks.
         let _ = writeln!(std::io::stdout().lock(), "{document}");
     }
     Exit::from(error)
 }
 
-/// `pgstream: doing: cause` and `hint: …`
+/// Shows the error to people.
+pub(super) fn complain(error: &Error) {
+    // When the screen is gone, the exit status still speaks.
+    let _ = std::io::stderr().lock().write_all(lines(error).as_bytes());
+}
+
+/// `pgstream: doing: cause` and `hint: …`, the hint in as many lines as it has.
 fn lines(error: &Error) -> String {
     let message = describe(error);
     let mut lines = format!("pgstream: {}\n", text::printable(&message));
     if let Some(hint) = advice(error) {
-        lines += &format!("hint: {}\n", text::printable(hint));
+        lines += &format!("hint: {}\n", text::printable_lines(hint, "      "));
     }
     lines
 }
@@ -168,6 +177,15 @@ mod tests {
             "pgstream: prepare the stream [2J: create slot x\nhint: Raise max_replication_slots.\n"
         );
         assert_eq!(lines(&Error::new(ErrorKind::Bug, "x")), "pgstream: x\n");
+    }
+
+    #[test]
+    fn a_long_hint_keeps_its_lines_and_loses_its_teeth() {
+        let error = Error::new(ErrorKind::Check, "x").hint("Mend:\n  a: b\u{1b}[2J\npgstream: all is well\n");
+        assert_eq!(
+            lines(&error),
+            "pgstream: x\nhint: Mend:\n        a: b [2J\n      pgstream: all is well\n"
+        );
     }
 
     #[test]

@@ -34,6 +34,8 @@ use crate::migrate::Output;
 /// Reads the process's command line, runs it, and says how to exit.
 #[must_use]
 pub fn main() -> Exit {
+    // A script that asked for a document gets one, also when nothing else of the line can be read.
+    let asks_for_json = std::env::args_os().any(|word| word == "--json");
     let args = match Args::read(std::env::args_os()) {
         Ok(Parsed::Run(args)) => args,
         Ok(Parsed::Show(text)) => {
@@ -41,7 +43,7 @@ pub fn main() -> Exit {
             let _ = write!(std::io::stdout().lock(), "{text}");
             return Exit::Done;
         }
-        Err(error) => return fail(&error, Output::Human),
+        Err(error) => return fail(&error, if asks_for_json { Output::Json } else { Output::Human }),
     };
     let output = args.command.talk().output();
     let done = runtime().and_then(|runtime| runtime.block_on(run(args.command)));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::exit::Failure;
 use crate::telemetry::text;
 
 /// How a run, or one database of it, ended.
@@ -94,6 +95,9 @@ pub struct MigrateResult {
     pub databases: Vec<DatabaseResult>,
     /// What was met that a person should know.
     pub warnings: Vec<String>,
+    /// What ended the run, if it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
 }
 
 impl MigrateResult {
@@ -225,6 +229,7 @@ mod tests {
                 },
             ],
             warnings: vec!["table t has no key".to_owned()],
+            error: None,
         }
     }
 

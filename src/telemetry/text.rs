@@ -81,6 +81,14 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(|character| if obeyed(character) { ' ' } else { character }).collect())
 }
 
+/// The text with its line breaks, every line as harmless as [`printable`] makes it. Lines after the first
+/// begin with `indent`, so that foreign text cannot pass for a line of ours.
+#[must_use]
+pub fn printable_lines(text: &str, indent: &str) -> String {
+    let lines: Vec<Cow<'_, str>> = text.trim_end().lines().map(printable).collect();
+    lines.join(&format!("\n{indent}"))
+}
+
 /// Control characters, and the marks that reorder the text around them.
 fn obeyed(character: char) -> bool {
     character.is_control()
@@ -121,5 +129,11 @@ mod tests {
     fn foreign_text_cannot_drive_the_terminal() {
         assert_eq!(printable("public.\"Ä b\""), "public.\"Ä b\"");
         assert_eq!(printable("a\u{1b}[2Jb\r\nERROR c\u{202e}d"), "a [2Jb  ERROR c d");
+    }
+
+    #[test]
+    fn lines_stay_lines_and_cannot_pass_for_ours() {
+        assert_eq!(printable_lines("one", "  "), "one");
+        assert_eq!(printable_lines("a\u{1b}[2J\r\npgstream: done\rx\n\n", "  "), "a [2J\n  pgstream: done x");
     }
 }
