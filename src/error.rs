@@ -149,6 +149,35 @@ impl ErrorKind {
     }
 }
 
+/// One of the two servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The server that rows come from.
+    Source,
+    /// The server that rows go to.
+    Target,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: &'static [Side] = &[Side::Source, Side::Target];
+
+    /// The word for it, for messages and as a metric label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Side::Source => "source",
+            Side::Target => "target",
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 /// An error: its kind, what we were doing, what to do about it, and why.
@@ -158,6 +187,7 @@ pub struct Error {
     doing: String,
     hint: Option<String>,
     sqlstate: Option<SqlState>,
+    side: Option<Side>,
     source: Option<Cause>,
 }
 
@@ -165,7 +195,7 @@ impl Error {
     /// `doing` is a verb phrase: "resume slot x at 0/1".
     #[must_use]
     pub fn new(kind: ErrorKind, doing: impl Into<String>) -> Error {
-        Error { kind, doing: doing.into(), hint: None, sqlstate: None, source: None }
+        Error { kind, doing: doing.into(), hint: None, sqlstate: None, side: None, source: None }
     }
 
     /// Adds a whole sentence of advice.
@@ -186,6 +216,13 @@ impl Error {
     #[must_use]
     pub fn with_sqlstate(mut self, sqlstate: SqlState) -> Error {
         self.sqlstate = Some(sqlstate);
+        self
+    }
+
+    /// Says which server it came from; what was said nearer to the cause stays.
+    #[must_use]
+    pub fn on(mut self, side: Side) -> Error {
+        self.side = self.side().or(Some(side));
         self
     }
 
@@ -225,6 +262,12 @@ impl Error {
     #[must_use]
     pub fn sqlstate(&self) -> Option<SqlState> {
         self.sqlstate.or_else(|| self.source.as_ref()?.downcast_ref::<Error>()?.sqlstate())
+    }
+
+    /// The server it came from, where that was said, here or in a cause of our own type.
+    #[must_use]
+    pub fn side(&self) -> Option<Side> {
+        self.side.or_else(|| self.source.as_ref()?.downcast_ref::<Error>()?.side())
     }
 
     /// The same error with another kind: the caller knows better what it means.
@@ -281,6 +324,14 @@ mod tests {
         let inner = Error::new(ErrorKind::Sql, "create slot x");
         let outer = Error::new(ErrorKind::Slot, "prepare the stream").because(inner);
         assert_eq!(describe(&outer), "prepare the stream: create slot x");
+    }
+
+    #[test]
+    fn the_side_nearest_to_the_cause_counts() {
+        let inner = Error::new(ErrorKind::Connect, "read the stream").on(Side::Source);
+        let outer = Error::new(ErrorKind::Connect, "follow").because(inner).on(Side::Target);
+        assert_eq!(outer.side(), Some(Side::Source));
+        assert_eq!(Error::new(ErrorKind::Connect, "follow").side(), None);
     }
 
     #[test]

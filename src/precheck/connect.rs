@@ -4,39 +4,23 @@
 //! that does not answer, a login refused and a database that does not exist each get their own advice.
 //! None of them is a finding: a server we did not reach was not checked.
 
-use std::fmt;
-
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Conninfo, Host, Identifier, SqlState};
 use crate::wire::{Session, SessionSettings};
-
-/// Which of the two servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    Source,
-    Target,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            End::Source => "source",
-            End::Target => "target",
-        })
-    }
-}
 
 /// Connects for a short look. Nothing the checks run may wait for a lock for long (P26).
 ///
 /// # Errors
 /// `Connect` if no server answers or it cannot take us now; `Auth` if it refuses the login or lacks the
 /// database.
-pub(super) async fn connect(end: End, conninfo: &Conninfo) -> Result<Session> {
+pub(super) async fn connect(side: Side, conninfo: &Conninfo) -> Result<Session> {
     let settings = SessionSettings { role: "check", extra: vec![("lock_timeout", "10s".to_owned())] };
-    Session::connect(conninfo, &settings).await.map_err(|error| explain(end, conninfo, error))
+    Session::connect(conninfo, &settings).await.map_err(|error| explain(side, conninfo, error))
 }
 
-fn explain(end: End, conninfo: &Conninfo, error: Error) -> Error {
+/// Says of a server that was not reached which one it is, which part of reaching it went wrong, and what to do.
+#[must_use]
+pub fn explain(side: Side, conninfo: &Conninfo, error: Error) -> Error {
     let Conninfo { user, .. } = conninfo;
     let database = Identifier::new(conninfo.database());
     let (kind, hint) = match error.sqlstate() {
@@ -85,8 +69,9 @@ fn explain(end: End, conninfo: &Conninfo, error: Error) -> Error {
             (error.kind(), hint)
         }
     };
-    Error::new(kind, format!("connect to database {database} on the {end}, {}", hosts(conninfo)))
+    Error::new(kind, format!("connect to database {database} on the {side}, {}", hosts(conninfo)))
         .hint(hint)
+        .on(side)
         .because(error)
 }
 
@@ -102,7 +87,7 @@ mod tests {
 
     fn explained(state: Option<SqlState>) -> Error {
         let error = Error::new(ErrorKind::Connect, "connect");
-        explain(End::Source, &conninfo(), state.into_iter().fold(error, Error::with_sqlstate))
+        explain(Side::Source, &conninfo(), state.into_iter().fold(error, Error::with_sqlstate))
     }
 
     #[test]

@@ -7,9 +7,9 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use crate::catalog::{self, Capabilities, EXTENSION_OF_RELATION, USER_SCHEMA, field, row, rows, select};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Side};
 use crate::pg::{Conninfo, QualifiedName, RelationId, SystemIdentifier};
-use crate::precheck::connect::{End, connect};
+use crate::precheck::connect::connect;
 use crate::precheck::facts::{
     AvailableExtension, Choices, Facts, PreparedTransaction, RelationRights, ServerFacts, SlotFacts,
     SourceFacts, TargetFacts, Writer,
@@ -25,7 +25,7 @@ use crate::wire::Session;
 /// `Connect` or `Auth` if an end is not reached; `Usage` if a selector names no table; `Sql` otherwise.
 pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) -> Result<Facts> {
     let (source_session, target_session) =
-        tokio::try_join!(connect(End::Source, source), connect(End::Target, target))?;
+        tokio::try_join!(connect(Side::Source, source), connect(Side::Target, target))?;
     let (source, target) =
         tokio::try_join!(load_source(&source_session, source), load_target(&target_session))?;
     let choices = Choices {

@@ -35,6 +35,7 @@ mod target;
 mod testing;
 mod trial;
 
+pub use connect::explain;
 pub use load::load;
 pub use options::{CheckOptions, FullIdentity, IdentityChoice, Method, Resuming};
 pub use provider::Provider;

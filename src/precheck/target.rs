@@ -4,6 +4,8 @@ use crate::catalog::ReplicaRole;
 use crate::pg::Identifier;
 use crate::precheck::facts::Facts;
 use crate::precheck::options::Resuming;
+use crate::precheck::report::Verdict;
+use crate::precheck::server;
 use crate::precheck::table::{Finding, listing};
 
 /// Extensions that exist only at one provider; elsewhere they are neither to be had nor missed (P78).
@@ -25,18 +27,26 @@ const PROVIDER_EXTENSIONS: [&str; 12] = [
 /// P81: whatever is there would be mixed with what comes.
 pub(super) fn empty(facts: &Facts) -> Vec<Finding> {
     let target = &facts.target;
-    if target.relations == 0 || facts.choices.resuming == Resuming::Yes {
+    // Where the target is the source, or may be, "drop it" would be the worst of advice (P31).
+    let same = server::same_database(facts);
+    let is_source = same.iter().any(|finding| finding.verdict == Verdict::Block);
+    if target.relations == 0 || facts.choices.resuming == Resuming::Yes || is_source {
         return Vec::new();
     }
     let examples = target.relation_examples.iter().map(|name| name.plain()).collect::<Vec<_>>().join(", ");
     let database = Identifier::new(&target.server.database);
-    vec![
-        Finding::block(format!(
-            "The target database {database} already holds {} relations, such as {examples}.",
-            target.relations
-        ))
-        .fix(format!("DROP DATABASE {database}; CREATE DATABASE {database} TEMPLATE template0;")),
-    ]
+    let holds = match target.relations {
+        1 => format!("a relation, {examples}"),
+        several => format!("{several} relations, such as {examples}"),
+    };
+    let mut fix = "Name an empty database with --target".to_owned();
+    if same.is_empty() {
+        fix += &format!(
+            "; or, if nobody needs what is in this one, DROP DATABASE {database}; CREATE DATABASE {database} \
+             TEMPLATE template0;"
+        );
+    }
+    vec![Finding::block(format!("The target database {database} is not empty: it holds {holds}.")).fix(fix)]
 }
 
 pub(super) fn may_create(facts: &Facts) -> Vec<Finding> {
@@ -149,7 +159,6 @@ mod tests {
     use super::*;
     use crate::pg::QualifiedName;
     use crate::precheck::facts::AvailableExtension;
-    use crate::precheck::report::Verdict;
     use crate::precheck::testing::{facts, verdicts};
 
     #[test]
@@ -162,6 +171,20 @@ mod tests {
         assert!(found[0].message.contains("public.stray"));
         facts.choices.resuming = Resuming::Yes;
         assert_eq!(empty(&facts), []);
+    }
+
+    #[test]
+    fn nobody_is_told_to_drop_the_source() {
+        let mut facts = facts();
+        facts.target.relations = 2;
+        facts.target.relation_examples = vec![QualifiedName::new("public", "orders")];
+        facts.target.server.system_identifier = facts.source.server.system_identifier;
+        assert_eq!(empty(&facts), []);
+        // Where it is not sure that they are two it still blocks, with gentler advice.
+        facts.target.server.system_identifier = None;
+        let found = empty(&facts);
+        assert_eq!(verdicts(found.clone()), [Verdict::Block]);
+        assert!(!found[0].fix.as_deref().unwrap().contains("DROP"));
     }
 
     #[test]

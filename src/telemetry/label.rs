@@ -72,16 +72,6 @@ labels! {
 }
 
 labels! {
-    /// One of the two servers.
-    Side {
-        /// The server that rows come from.
-        Source = "source",
-        /// The server that rows go to.
-        Target = "target",
-    }
-}
-
-labels! {
     /// What a change does.
     ChangeKind {
         /// INSERT
@@ -130,6 +120,7 @@ labels! {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Side;
 
     #[test]
     fn labels_are_distinct_snake_case_words() {

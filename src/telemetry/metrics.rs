@@ -13,9 +13,9 @@ use std::time::Duration;
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
-use super::label::{ChangeKind, FallbackReason, Phase, Side, Stage, TableState};
+use super::label::{ChangeKind, FallbackReason, Phase, Stage, TableState};
 use super::name::{self, Kind, Metric};
-use crate::error::ErrorKind;
+use crate::error::{ErrorKind, Side};
 
 const METADATA: Metadata<'static> = Metadata::new("pgstream", Level::INFO, None);
 
@@ -227,6 +227,11 @@ impl DatabaseMetrics {
     /// Counts a batch that was replayed row by row.
     pub fn apply_fallback(&self, reason: FallbackReason) {
         self.counter(&name::APPLY_FALLBACKS, "reason", reason.label()).increment(1);
+    }
+
+    /// Counts an error after which work goes on; one that ends the run is counted by [`Metrics::error`].
+    pub fn survived(&self, kind: ErrorKind) {
+        self.metrics.error(kind);
     }
 
     /// Counts a connection made again.

@@ -20,9 +20,11 @@ pub mod text;
 
 pub use exporter::Exporter;
 pub use health::{Health, Life, Readiness};
-pub use label::{ChangeKind, FallbackReason, Phase, Side, Stage, TableState};
+pub use label::{ChangeKind, FallbackReason, Phase, Stage, TableState};
 pub use log::{LogFormat, LogOptions, MigrationId, Verbosity, init as init_log};
 pub use metrics::{ApplyGroup, DatabaseMetrics, Metrics};
 pub use name::{ALL as METRICS, Kind as MetricKind, Metric};
 pub use progress::{Display, Progress};
 pub use tally::{CopiedTable, FollowLine};
+
+pub use crate::error::Side;

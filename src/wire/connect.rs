@@ -173,6 +173,7 @@ impl<'a> Plan<'a> {
             Ok((connection, found)) => {
                 connection.close().await;
                 let error = Error::new(ErrorKind::Connect, format!("use {}", host.describe()))
+                    .hint("Name the server that target_session_attrs asks for, or ask for another kind.")
                     .because(format!("it is a {found:?}, and target_session_attrs asks for another kind"));
                 Err(Refused { error, retry: Retry::OtherServer })
             }
@@ -253,10 +254,12 @@ fn server_name(name: &str, address: IpAddr) -> ServerName<'static> {
 
 fn unreachable(host: &Host, error: SocketError) -> Error {
     let (kind, hint) = match &error {
-        SocketError::NoSuchName(_)
-        | SocketError::Unreachable(_)
-        | SocketError::TimedOut(_)
-        | SocketError::TlsCut(_) => (ErrorKind::Connect, None),
+        SocketError::NoSuchName(_) => {
+            (ErrorKind::Connect, Some("Check the host's spelling, and that this machine can resolve it."))
+        }
+        SocketError::Unreachable(_) | SocketError::TimedOut(_) | SocketError::TlsCut(_) => {
+            (ErrorKind::Connect, None)
+        }
         SocketError::TlsNotOffered => (
             ErrorKind::Auth,
             Some("Set ssl = on on the server, or, if the network is trusted, use sslmode=disable."),
