@@ -9,11 +9,12 @@ use tokio::task::JoinSet;
 
 use super::run::Run;
 use super::state;
+use super::tables::TableGauge;
 use crate::bulk::CopyEvent;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, QualifiedName};
 use crate::schema::{Build, BuildSettings, Schedule, build};
-use crate::telemetry::{self, DatabaseMetrics, Progress};
+use crate::telemetry::{self, DatabaseMetrics, Progress, TableState};
 use crate::wire::{Session, SessionSettings};
 
 /// Runs builds as they become ready.
@@ -25,6 +26,7 @@ pub(super) struct Builder {
     control: Session,
     progress: Progress,
     metrics: DatabaseMetrics,
+    tables: TableGauge,
     idle: Vec<Session>,
     running: JoinSet<(Build, Session, Result<()>)>,
 }
@@ -46,6 +48,7 @@ impl Builder {
             control: Session::connect(&run.options.target, &SessionSettings::role("build")).await?,
             progress: run.progress.clone(),
             metrics: run.metrics.clone(),
+            tables: run.tables.clone(),
             idle: Vec::new(),
             running: JoinSet::new(),
         })
@@ -65,7 +68,10 @@ impl Builder {
             }
             tokio::select! {
                 event = events.recv(), if more => match event {
-                    Some(CopyEvent::Started { name, bytes }) => self.progress.table_started(&name.plain(), bytes),
+                    Some(CopyEvent::Started { name, bytes }) => {
+                        self.tables.set([&name], TableState::Copying);
+                        self.progress.table_started(&name.plain(), bytes);
+                    }
                     Some(CopyEvent::Done(table)) => {
                         self.progress.table_done(telemetry::CopiedTable {
                             name: &table.name.plain(),
@@ -74,6 +80,7 @@ impl Builder {
                             elapsed: table.elapsed,
                         });
                         self.metrics.copied_rows(table.rows);
+                        self.tables.set([&table.name], TableState::Building);
                         self.schedule.release(&table.name);
                     }
                     None => more = false,

@@ -28,7 +28,7 @@ pub(super) struct Definitions {
 /// Dumps the definitions, keeps them on the target, restores what rows need, and enters `SchemaReady`.
 pub(super) async fn define(run: &Run) -> Result<()> {
     let tools = tools(run).await?;
-    let directory = directory()?;
+    let directory = directory(run)?;
     run.progress.note(&format!("dumping definitions with pg_dump {}", tools.version));
     let settings = DumpSettings {
         lock_wait_timeout: run.options.lock_timeout,
@@ -55,7 +55,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     let ids = plan.pre_data.clone();
     let definitions = Definitions { tools, archive, plan, _directory: directory };
     definitions.restore(run, &ids).await?;
-    state::enter(&run.target, Phase::SchemaReady, "").await
+    run.enter(Phase::SchemaReady, "").await
 }
 
 /// Completes the target: what remains of post-data, foreign keys, and what acts on rows. Enters `Following`.
@@ -68,7 +68,7 @@ pub(super) async fn finish(run: &Run) -> Result<()> {
         let quiet: Vec<DumpId> = definitions.armed(|entry| !fires_under_replica(entry));
         definitions.arm(run, &quiet).await?;
     }
-    state::enter(&run.target, Phase::Following, "").await
+    run.enter(Phase::Following, "").await
 }
 
 /// Creates whatever had to wait until no more changes are applied.
@@ -102,7 +102,7 @@ impl Definitions {
     /// The archive as it was dumped when the migration began, wherever that was.
     pub(super) async fn fetch(run: &Run) -> Result<Definitions> {
         let tools = tools(run).await?;
-        let directory = directory()?;
+        let directory = directory(run)?;
         let path = directory.path().join("definitions.dump");
         let content = state::load_archive(&run.target).await?;
         tokio::fs::write(&path, &content).await.map_err(|error| {
@@ -152,11 +152,13 @@ async fn tools(run: &Run) -> Result<Tools> {
     schema::find_tools(run.options.pgbin.as_deref(), run.source_version, run.target_version).await
 }
 
-fn directory() -> Result<tempfile::TempDir> {
-    tempfile::Builder::new()
-        .prefix("pgstream-")
-        .tempdir()
-        .map_err(|error| Error::new(ErrorKind::Local, "create a working directory").because(error))
+fn directory(run: &Run) -> Result<tempfile::TempDir> {
+    let parent = run.options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
+    tempfile::Builder::new().prefix("pgstream-").tempdir_in(&parent).map_err(|error| {
+        Error::new(ErrorKind::Local, format!("create a working directory in {}", parent.display()))
+            .hint("Name a directory that exists and may be written to, with `--work-dir`.")
+            .because(error)
+    })
 }
 
 async fn filter_settings(run: &Run) -> Result<FilterSettings> {

@@ -21,7 +21,7 @@ use super::state;
 use crate::apply::{self, Applier, ApplyInput, ApplyOptions, LaneId, Positions};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Lsn, QualifiedName};
 use crate::pgoutput::{StreamOptions, TupleFormat};
 use crate::replication::{
@@ -121,12 +121,16 @@ async fn connect(run: &Run) -> Result<Live> {
     let publications = run.publications().await?;
     let options =
         StreamOptions { server: run.source_version, format: TupleFormat::Text, publications: &publications };
-    let applier = Applier::start(apply_options(run, start, options.protocol_version()).await?).await?;
+    let applier = Applier::start(apply_options(run, start, options.protocol_version()).await?)
+        .await
+        .map_err(|error| error.on(Side::Target))?;
     // A walsender of an earlier connection holds the slot until it notices that we are gone.
     end_walsender(&run.source, &run.id.slot()).await?;
-    let connection =
-        Connection::connect(&run.options.source, &ConnectionSettings::replication("stream")).await?;
-    let (reader, feedback) = start_stream(connection, &run.id.slot(), start, &options).await?;
+    let on_source = |error: Error| error.on(Side::Source);
+    let settings = ConnectionSettings::replication("stream");
+    let connection = Connection::connect(&run.options.source, &settings).await.map_err(on_source)?;
+    let (reader, feedback) =
+        start_stream(connection, &run.id.slot(), start, &options).await.map_err(on_source)?;
     tracing::info!(lsn = %start, "streaming");
     Ok(Live { start, applier, reader, feedback })
 }
@@ -184,7 +188,8 @@ async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<Ap
 /// Moves items from the wire to the applier; the bounded queue between them is the source's brake.
 async fn read(mut reader: StreamReader, input: ApplyInput, horizon: Arc<Horizon>) -> Result<()> {
     loop {
-        let items = reader.next_batch(BATCH_ITEMS, BATCH_BYTES).await?;
+        let items =
+            reader.next_batch(BATCH_ITEMS, BATCH_BYTES).await.map_err(|error| error.on(Side::Source))?;
         if items.is_empty() {
             break;
         }
@@ -193,7 +198,7 @@ async fn read(mut reader: StreamReader, input: ApplyInput, horizon: Arc<Horizon>
         }
         input.send(items).await?;
     }
-    Err(Error::new(ErrorKind::Connect, "read the stream").because("the walsender ended it"))
+    Err(Error::new(ErrorKind::Connect, "read the stream").because("the walsender ended it").on(Side::Source))
 }
 
 /// Reports positions to the source on its own clock, and at once when asked.
@@ -263,7 +268,7 @@ async fn watch(
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(Ended::Interrupted),
-            error = applier.failed() => return Err(error),
+            error = applier.failed() => return Err(error.on(Side::Target)),
             Some(ended) = tasks.join_next() => {
                 let ended = ended.map_err(|cause| Error::new(ErrorKind::Bug, "read the stream").because(cause))?;
                 match ended {

@@ -11,7 +11,7 @@ use super::run::Run;
 use crate::apply::{ApplyStats, FallbackReason, Positions};
 use crate::pg::{Lsn, PgTimestamp};
 use crate::replication::StreamItem;
-use crate::telemetry::{self, ChangeKind, FollowLine, Stage};
+use crate::telemetry::{self, ChangeKind, FollowLine, Phase, Readiness, Stage};
 
 /// Where the source stands, and its clock.
 #[derive(Debug)]
@@ -68,6 +68,9 @@ impl Horizon {
     }
 }
 
+/// A target that lacks no more WAL than this, a segment's worth, is in step.
+const IN_STEP_BYTES_MAX: u64 = 16 << 20;
+
 /// Shows differences since it last looked.
 pub(super) struct Gauge<'a> {
     run: &'a Run,
@@ -111,16 +114,24 @@ impl Gauge<'_> {
     pub(super) fn show(&mut self, positions: &Positions, horizon: &Horizon) {
         let metrics = &self.run.metrics;
         let now = positions.watermark;
-        for (stage, position) in [
-            (Stage::Received, now.received()),
-            (Stage::Assembled, now.assembled()),
-            (Stage::Applied, now.applied()),
-            (Stage::Durable, now.durable()),
-            (Stage::Confirmed, now.confirmed()),
-        ] {
-            metrics.lag_bytes(stage, position.distance_to(horizon.position()));
+        // Before the source has said where it stands a lag would read as none.
+        if let Some(missing) = horizon.lag_bytes(now.confirmed()) {
+            for (stage, position) in [
+                (Stage::Received, now.received()),
+                (Stage::Assembled, now.assembled()),
+                (Stage::Applied, now.applied()),
+                (Stage::Durable, now.durable()),
+                (Stage::Confirmed, now.confirmed()),
+            ] {
+                metrics.lag_bytes(stage, position.distance_to(horizon.position()));
+            }
+            metrics.lag_seconds(horizon.lag(positions));
+            let complete = self.run.shown_phase() >= Phase::Following;
+            self.run.health.set_readiness(match missing {
+                ..=IN_STEP_BYTES_MAX if complete => Readiness::InStep,
+                _ => Readiness::Behind,
+            });
         }
-        metrics.lag_seconds(horizon.lag(positions));
         self.count();
         self.run.progress.follow(FollowLine {
             applied: now.applied(),

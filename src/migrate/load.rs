@@ -16,15 +16,13 @@ use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
 use super::run::Run;
 use super::selection::{Selection, Wishes, select};
-use super::state;
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState};
 use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, TableCopy, copy_tables};
 use crate::catalog::{self, Catalog, Persistence, Table, TableKind};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Lsn, QualifiedName, quote_literal};
-use crate::replication::slot_state;
-use crate::telemetry::Phase;
+use crate::telemetry::{Phase, TableState as Stage};
 use crate::wire::{Meter, Session, SessionSettings};
 
 /// Snapshots that may be lost, or found too old, before we ask for help.
@@ -35,9 +33,6 @@ pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
     let mut snapshot = None;
     if phase == Phase::SchemaReady {
         snapshot = Some(begin(run).await?);
-    } else if slot_state(&run.source, &run.id.slot()).await?.is_none_or(|slot| slot.is_lost) {
-        return Err(Error::new(ErrorKind::Slot, format!("find slot {} on the source", run.id.slot()))
-            .hint("Run the same command again: the copy then begins anew."));
     }
     let (source, target) = (catalog::load(&run.source).await?, catalog::load(&run.target).await?);
     let sizes: HashMap<&QualifiedName, u64> =
@@ -50,6 +45,9 @@ pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
             (name, bytes)
         })
         .collect();
+    run.tables.set(sizes.keys().copied().filter(|name| to_come.contains_key(name)), Stage::Waiting);
+    let copied = ledger::read(&run.target).await?;
+    run.tables.set(copied.keys().filter(|name| !to_come.contains_key(name)), Stage::Building);
     let definitions = Definitions::fetch(run).await?;
     let builds = Definitions::pending(run, definitions.plan.builds).await?;
     let settings = define::build_settings(run).await?;
@@ -58,7 +56,7 @@ pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
     // An index that cannot be built ends the copy at once, and the other way round.
     let work = async { tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events)) };
     beside(run, work).await?;
-    state::enter(&run.target, Phase::CatchingUp, "").await
+    run.enter(Phase::CatchingUp, "").await
 }
 
 async fn unfinished(run: &Run) -> Result<Vec<QualifiedName>> {
@@ -74,6 +72,7 @@ async fn unfinished(run: &Run) -> Result<Vec<QualifiedName>> {
 async fn begin(run: &Run) -> Result<OpenSnapshot> {
     let before = catalog::load(&run.source).await?;
     let selection = select(&before, &Wishes::of(&run.identity, &before)?);
+    run.tables.set(selection.definitions_only.iter().map(|(table, _)| table), Stage::Skipped);
     for (table, why) in &selection.definitions_only {
         run.warn(&format!("{}: the definition is carried, its rows are not: {why}", table.plain())).await?;
     }
@@ -94,7 +93,7 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
         ledger::enter(selection.moved.iter()).unwrap_or_default(),
         quote_literal(&snapshot.consistent_point.to_string())
     );
-    state::enter(&run.target, Phase::Copying, &enter).await?;
+    run.enter(Phase::Copying, &enter).await?;
     Ok(snapshot)
 }
 
@@ -151,7 +150,7 @@ async fn copy(
     for _ in 0..WAVES {
         let unfinished = unfinished(run).await?;
         if unfinished.is_empty() {
-            return state::enter(&run.target, Phase::Building, "").await;
+            return run.enter(Phase::Building, "").await;
         }
         let current = match snapshot.take() {
             Some(snapshot) => snapshot,

@@ -13,6 +13,7 @@
 //! ```
 //! The phases are those of [`crate::telemetry::Phase`].
 
+mod abandon;
 mod build;
 mod config;
 mod cutover;
@@ -28,6 +29,7 @@ mod run;
 mod selection;
 mod shutdown;
 pub mod state;
+mod tables;
 
 pub use config::{Ending, Full, IdentityChoice, Options, Output};
 pub use outcome::{Ended, Figures, Outcome};

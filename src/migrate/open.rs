@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::release::{release_source, set_replica_identity};
 use super::run::Run;
 use super::selection::Selection;
-use super::state::{self, Made};
+use super::state::Made;
 use crate::bulk::Keeper;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, QualifiedName, SlotName, SqlState};
@@ -32,14 +32,14 @@ pub(super) async fn publish(run: &Run, selection: &Selection) -> Result<()> {
     release_source(&run.source, &run.target).await?;
     for made in &selection.made_full {
         let Made::ReplicaIdentity { table, .. } = made else { continue };
-        state::journal(&run.target, made).await?;
+        run.journal(made).await?;
         set_replica_identity(&run.source, table, "FULL").await?;
     }
     let failed = |error| Error::from_postgres("prepare the publication", error);
     let timeout = format!("SET lock_timeout = '{}ms'", run.options.lock_timeout.as_millis());
     run.source.batch_execute(&timeout).await.map_err(failed)?;
     for publication in selection.publications(&run.id) {
-        state::journal(&run.target, &Made::Publication(publication.name.clone())).await?;
+        run.journal(&Made::Publication(publication.name.clone())).await?;
         create_publication(&run.source, &publication, run.source_version).await?;
     }
     run.source.batch_execute("SET lock_timeout = 0").await.map_err(failed)
@@ -65,7 +65,7 @@ pub(super) async fn still_published(run: &Run, moved: &[QualifiedName]) -> Resul
 /// Creates the slot of the stream, and keeps its snapshot.
 pub(super) async fn open_slot(run: &Run) -> Result<OpenSnapshot> {
     let name = run.id.slot();
-    state::journal(&run.target, &Made::Slot(name.clone())).await?;
+    run.journal(&Made::Slot(name.clone())).await?;
     drop_slot(&run.source, &name).await?;
     let slot = patiently(run, &name, Lifetime::Permanent).await?;
     keep(run, slot).await

@@ -7,33 +7,48 @@
 use super::state::{self, Made};
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{QualifiedName, SqlState, quote_literal};
 use crate::replication::{drop_publication, drop_slot};
 use crate::wire::Session;
 
-/// Undoes every journalled change to the source, the slot first: what it pins hurts most.
+/// Undoes every journalled change to the source, and strikes it off the journal.
 ///
 /// # Errors
 /// The first thing that could not be undone; everything that could be was.
 pub async fn release_source(source: &Session, target: &Session) -> Result<()> {
-    let mut made = state::journalled(target).await?;
+    let made = state::journalled(target).await?;
+    let undone = undo_all(source, made).await;
+    for made in &undone.done {
+        state::forget(target, made).await?;
+    }
+    undone.failure.map_or(Ok(()), Err)
+}
+
+/// What could be undone, and the first thing that could not.
+pub(super) struct Undone {
+    pub(super) done: Vec<Made>,
+    pub(super) failure: Option<Error>,
+}
+
+/// Undoes what is listed, the slot first: what it pins hurts most. Goes on past what cannot be undone.
+pub(super) async fn undo_all(source: &Session, mut made: Vec<Made>) -> Undone {
     made.sort_by_key(|made| match made {
         Made::Slot(_) => 0,
         Made::Publication(_) => 1,
         Made::ReplicaIdentity { .. } => 2,
     });
-    let mut first_error = None;
+    let mut undone = Undone { done: Vec::new(), failure: None };
     for made in made {
         match undo(source, &made).await {
-            Ok(()) => state::forget(target, &made).await?,
+            Ok(()) => undone.done.push(made),
             Err(error) => {
-                tracing::error!(?made, error = %crate::error::describe(&error), "could not be undone on the source");
-                first_error.get_or_insert(error);
+                tracing::error!(?made, error = %describe(&error), "could not be undone on the source");
+                undone.failure.get_or_insert(error);
             }
         }
     }
-    first_error.map_or(Ok(()), Err)
+    undone
 }
 
 async fn undo(source: &Session, made: &Made) -> Result<()> {

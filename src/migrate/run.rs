@@ -4,21 +4,23 @@
 //! over in memory: an attempt reads the durable state on the target and goes on from there, exactly as a new
 //! process would, and a retry is simply the next attempt.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{Ending, Options};
 use super::outcome::{Ended, Figures, Outcome};
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId, State};
-use super::{cutover, define, follow, load, monitor, open, release};
+use super::tables::TableGauge;
+use super::{abandon, cutover, define, follow, load, monitor, open};
 use crate::apply::{self, LaneId};
-use crate::bulk::ledger;
-use crate::error::{Error, ErrorKind, Recovery, Result, describe};
-use crate::pg::{Identifier, QualifiedName, ServerVersion, SqlState};
+use crate::bulk::ledger::{self, TableState as TableCopyState};
+use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
+use crate::pg::{Conninfo, Identifier, Lsn, QualifiedName, ServerVersion, SqlState};
 use crate::precheck::{self, CheckOptions, IdentityChoice, Report, Resuming, Verdict};
 use crate::replication::{SourceIdentity, identify};
-use crate::schema::RestoreRun;
-use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, Side};
+use crate::schema::{self, RestoreRun};
+use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, Readiness, TableState};
 use crate::wire::{Connection, ConnectionSettings, Session, SessionSettings};
 
 /// Who watches a run, and who may stop it.
@@ -51,10 +53,16 @@ pub(super) struct Run {
     pub(super) restore: RestoreRun,
     pub(super) metrics: DatabaseMetrics,
     pub(super) health: Health,
+    pub(super) tables: TableGauge,
+    /// What the journal says, for when the target cannot be asked.
+    made: Mutex<Vec<Made>>,
+    shown: Mutex<Phase>,
 }
 
 /// Attempts that fail quickly one after the other before the error counts.
 const PATIENCE: u32 = 12;
+/// Between two signs of life during a long step.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 /// An attempt that lasted this long was going well.
 const STEADY: Duration = Duration::from_secs(60);
 
@@ -89,7 +97,9 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
         let pause = Duration::from_millis(250 << failures.min(7));
         tracing::warn!(error = %describe(&error), failures, pause_ms = pause.as_millis() as u64, "broke off; trying again");
         watchers.progress.note(&format!("{}; trying again", describe(&error)));
-        watchers.metrics.reconnected(Side::Source);
+        watchers.metrics.survived(error.kind());
+        watchers.metrics.reconnected(error.side().unwrap_or(Side::Source));
+        watchers.health.set_readiness(Readiness::Behind);
         let mut stop = watchers.shutdown.clone();
         // Nothing to wait for but time: a server is away.
         let waited = async {
@@ -111,23 +121,23 @@ async fn attempt_once(options: &Options, watchers: &Watchers, worked: &mut bool)
             Err(Error::new(ErrorKind::Connect, "keep the lock on the target database").because(reason.to_string()))
         }
     };
-    if let Err(error) = &ended
-        && error.recovery() == Recovery::Operator
-        && error.kind() != ErrorKind::Cancelled
-    {
-        run.give_up().await;
+    let error = match ended {
+        Ok(outcome) => return Ok(outcome),
+        Err(error) => error,
+    };
+    if error.recovery() == Recovery::Operator && error.kind() != ErrorKind::Cancelled {
+        abandon::abandon(&run).await;
     }
-    ended
+    // A server that went away took our own session with it.
+    let side = if run.target.is_closed() { Side::Target } else { Side::Source };
+    Err(error.on(side))
 }
 
 /// Connects, and finds or begins the migration's state.
 async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
-    let source = Session::connect(&options.source, &SessionSettings::role("control"))
-        .await
-        .map_err(|error| on_side(Side::Source, error))?;
-    let target = Session::connect(&options.target, &SessionSettings::role("control"))
-        .await
-        .map_err(|error| on_side(Side::Target, error))?;
+    let settings = SessionSettings::role("control");
+    let source = reach(Side::Source, &options.source, &settings).await?;
+    let target = reach(Side::Target, &options.target, &settings).await?;
     state::lock(&target).await?;
     let found = state::find(&target).await?;
     let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
@@ -157,12 +167,21 @@ async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
         None => MigrationId::random(),
     };
     watchers.log.set(id.as_str());
+    let made = match &found {
+        Some(_) => state::journalled(&target).await?,
+        None => Vec::new(),
+    };
+    // Without the tools nothing is begun.
+    schema::find_tools(options.pgbin.as_deref(), source.version(), target.version()).await?;
     let run = Run {
         encoding: copy_encoding(&source).await?,
         options: options.clone(),
         progress: watchers.progress.clone(),
         metrics: watchers.metrics.clone(),
         health: watchers.health.clone(),
+        tables: TableGauge::new(watchers.metrics.clone()),
+        made: Mutex::new(made),
+        shown: Mutex::new(found.as_ref().map_or(Phase::Planned, |state| state.phase)),
         source_version: source.version(),
         target_version: target.version(),
         source,
@@ -217,16 +236,15 @@ async fn copy_encoding(source: &Session) -> Result<String> {
     Ok(if row.get::<_, &str>(0) == "SQL_ASCII" { "SQL_ASCII".to_owned() } else { "UTF8".to_owned() })
 }
 
-fn on_side(side: Side, error: Error) -> Error {
-    let kind = error.kind();
-    Error::new(kind, format!("connect to the {}", side.label())).because(error)
+async fn reach(side: Side, conninfo: &Conninfo, settings: &SessionSettings) -> Result<Session> {
+    Session::connect(conninfo, settings).await.map_err(|error| precheck::explain(side, conninfo, error))
 }
 
 async fn identify_source(options: &Options) -> Result<SourceIdentity> {
     let settings = ConnectionSettings::replication("identify");
     let mut connection = Connection::connect(&options.source, &settings)
         .await
-        .map_err(|error| on_side(Side::Source, error))?;
+        .map_err(|error| precheck::explain(Side::Source, &options.source, error))?;
     identify(&mut connection).await
 }
 
@@ -253,28 +271,26 @@ fn same_source(state: &State, now: &SourceIdentity, database: &str) -> Result<()
 impl Run {
     /// From the phase the state names to the ending the operator wants.
     async fn go_on(&self, stop: &mut Shutdown) -> Result<Outcome> {
-        let mut phase = self.phase().await?;
+        let mut phase = abandon::notice(self, self.phase().await?).await?;
+        self.show(phase);
         if phase == Phase::Planned {
-            self.show(phase);
-            stop.or_stop(define::define(self)).await?;
+            stop.or_stop(self.alive(define::define(self))).await?;
             phase = Phase::SchemaReady;
         }
         if phase <= Phase::Building {
-            self.show(phase);
-            stop.or_stop(load::load(self, phase)).await?;
+            stop.or_stop(self.alive(load::load(self, phase))).await?;
             phase = Phase::CatchingUp;
         }
+        self.tables.set(ledger::read(&self.target).await?.keys(), TableState::Ready);
         if phase == Phase::CatchingUp {
-            self.show(phase);
             let followed = follow::catch_up(self, stop).await?;
             if followed.ended == follow::Ended::Interrupted {
                 return self.outcome(Ended::Interrupted, &followed).await;
             }
-            stop.or_stop(monitor::beside(self, define::finish(self))).await?;
+            stop.or_stop(self.alive(monitor::beside(self, define::finish(self)))).await?;
             phase = Phase::Following;
         }
         if phase == Phase::Following {
-            self.show(phase);
             let followed = follow::follow(self, stop).await?;
             match (followed.ended, &self.options.ending) {
                 (follow::Ended::Interrupted, _) => return self.outcome(Ended::Interrupted, &followed).await,
@@ -286,8 +302,7 @@ impl Run {
                 }
             }
         }
-        self.show(Phase::Fenced);
-        stop.or_stop(cutover::carry_the_rest(self)).await?;
+        stop.or_stop(self.alive(cutover::carry_the_rest(self))).await?;
         let position = follow::position(self).await?;
         let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
         let outcome = self.outcome(Ended::Stopped, &end).await?;
@@ -299,11 +314,14 @@ impl Run {
     /// The last change is on the target. From here on the stream is not needed again, if it carried everything.
     async fn fence(&self, stop: &mut Shutdown) -> Result<()> {
         let tables = ledger::read(&self.target).await?;
-        let moved: Vec<QualifiedName> = tables.into_keys().collect();
+        // Tables without a watermark are not in the stream: unlogged ones, entered by an earlier try.
+        let streamed = |state: &TableCopyState| matches!(state, TableCopyState::Copied { watermark, .. } if *watermark > Lsn::ZERO);
+        let moved: Vec<QualifiedName> =
+            tables.into_iter().filter(|(_, state)| streamed(state)).map(|(name, _)| name).collect();
         open::still_published(self, &moved).await?;
         // While these fail, following can go on.
-        stop.or_stop(monitor::beside(self, cutover::arm(self))).await?;
-        state::enter(&self.target, Phase::Fenced, "").await
+        stop.or_stop(self.alive(monitor::beside(self, cutover::arm(self)))).await?;
+        self.enter(Phase::Fenced, "").await
     }
 
     /// The publications that the stream is made of.
@@ -325,41 +343,57 @@ impl Run {
             .ok_or_else(|| Error::new(ErrorKind::State, "read the migration's phase"))
     }
 
+    /// Enters a phase, durably and then for all to see; `also` is done in the same transaction.
+    pub(super) async fn enter(&self, phase: Phase, also: &str) -> Result<()> {
+        state::enter(&self.target, phase, also).await?;
+        self.show(phase);
+        Ok(())
+    }
+
     fn show(&self, phase: Phase) {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = phase;
         self.progress.phase(phase);
         self.metrics.phase(phase);
+    }
+
+    /// The phase as it was last shown, for when the target cannot be asked.
+    pub(super) fn shown_phase(&self) -> Phase {
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what is about to be made on the source.
+    pub(super) async fn journal(&self, made: &Made) -> Result<()> {
+        state::journal(&self.target, made).await?;
+        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        // What a table's identity was before is what it was before the first time.
+        let known = |entry: &Made| entry.is_of_same_object(made);
+        if !all.iter().any(known) {
+            all.push(made.clone());
+        }
+        Ok(())
+    }
+
+    /// All that the journal holds.
+    pub(super) fn made(&self) -> Vec<Made> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Runs a step that may take hours, such as an index build, and says meanwhile that we are alive.
+    async fn alive<T>(&self, step: impl Future<Output = T>) -> T {
+        let mut tick = tokio::time::interval(HEARTBEAT);
+        let mut step = std::pin::pin!(step);
+        loop {
+            tokio::select! {
+                done = &mut step => return done,
+                _ = tick.tick() => self.health.beat(Instant::now()),
+            }
+        }
     }
 
     /// Tells the operator at once and keeps it for the result.
     pub(super) async fn warn(&self, message: &str) -> Result<()> {
         self.progress.warn(message);
         state::warn(&self.target, message).await
-    }
-
-    /// An error that needs a person, before the target was complete: the source is left as we found it.
-    ///
-    /// Once the target is in step, the slot is what lets a run go on when the cause is mended, and stays.
-    async fn give_up(&self) {
-        let doing = async {
-            if self.phase().await? > Phase::Building {
-                return Ok(());
-            }
-            // What was copied is worth nothing without the stream that followed it. Said first: whatever becomes of
-            // the source now, the next run begins anew and undoes what the journal holds.
-            let again =
-                "UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0;
-                         DELETE FROM pgstream.progress";
-            let planned = self.phase().await? == Phase::Planned;
-            let phase = if planned { Phase::Planned } else { Phase::SchemaReady };
-            state::enter(&self.target, phase, again).await?;
-            release::release_source(&self.source, &self.target).await?;
-            self.progress.note("slot and publication are removed from the source; the next run copies anew");
-            Ok::<(), Error>(())
-        };
-        if let Err(error) = doing.await {
-            tracing::error!(error = %describe(&error), "the source could not be left clean");
-            self.progress.warn(&format!("the source could not be left clean: {}", describe(&error)));
-        }
     }
 
     async fn outcome(&self, ended: Ended, followed: &follow::Followed) -> Result<Outcome> {

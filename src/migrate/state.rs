@@ -135,6 +135,13 @@ pub enum Made {
 }
 
 impl Made {
+    /// Whether both are of one and the same object.
+    pub(super) fn is_of_same_object(&self, other: &Made) -> bool {
+        let ((kind, schema, name, _), (other_kind, other_schema, other_name, _)) =
+            (self.columns(), other.columns());
+        (kind, schema, name) == (other_kind, other_schema, other_name)
+    }
+
     fn columns(&self) -> (&'static str, &str, &str, &str) {
         match self {
             Made::Publication(name) => ("publication", "", name.raw(), ""),

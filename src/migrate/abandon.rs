@@ -1,0 +1,90 @@
+//! Gives a migration up for now: an error that needs a person has come before the target was complete.
+//!
+//! Hazard: such an error may be the target's end (its disk is full, and the server with it gone), and the slot
+//! that nobody reads then fills the source's disk (P16, P30). So what is ours on the source is known here
+//! without the target, and undone first; the state on the target is set back when it can be, by this run or
+//! by the next one.
+
+use super::release::{self, Undone};
+use super::run::Run;
+use super::state::{self, Made};
+use crate::error::{Result, describe};
+use crate::replication::slot_state;
+use crate::telemetry::Phase;
+use crate::wire::{Session, SessionSettings};
+
+/// What was copied is worth nothing without the stream that followed it.
+const COPY_ANEW: &str = "
+    UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0;
+    DELETE FROM pgstream.progress";
+
+/// Leaves the source as we found it, unless the target is complete: then the slot is what lets a run go on
+/// when the cause is mended, and stays.
+pub(super) async fn abandon(run: &Run) {
+    // Without the target its last word counts.
+    let phase = run.phase().await.unwrap_or_else(|_| run.shown_phase());
+    if phase > Phase::Building {
+        return;
+    }
+    let made = run.made();
+    if made.is_empty() {
+        return;
+    }
+    let undone = match undo(run, made).await {
+        Ok(undone) => undone,
+        Err(error) => Undone { done: Vec::new(), failure: Some(error) },
+    };
+    match undone.failure {
+        None => run
+            .progress
+            .note("the source is left as it was found: no slot, no publication; the next run copies anew"),
+        Some(error) => {
+            let slot = run.id.slot();
+            tracing::error!(error = %describe(&error), "the source could not be left clean");
+            run.progress.warn(&format!(
+                "the source could not be left clean, look for slot {slot} and publications of that name there: {}",
+                describe(&error)
+            ));
+        }
+    }
+    if let Err(error) = set_back(run, &undone.done).await {
+        // The next run finds that the slot is gone, and does this then.
+        tracing::warn!(error = %describe(&error), "the target could not be told");
+    }
+}
+
+async fn undo(run: &Run, made: Vec<Made>) -> Result<Undone> {
+    if !run.source.is_closed() {
+        return Ok(release::undo_all(&run.source, made).await);
+    }
+    let source = Session::connect(&run.options.source, &SessionSettings::role("control")).await?;
+    Ok(release::undo_all(&source, made).await)
+}
+
+async fn set_back(run: &Run, undone: &[Made]) -> Result<()> {
+    for made in undone {
+        state::forget(&run.target, made).await?;
+    }
+    begin_anew(run).await.map(drop)
+}
+
+/// Sets the state back to before the copy; returns the phase it then has.
+async fn begin_anew(run: &Run) -> Result<Phase> {
+    let phase = match run.phase().await? {
+        Phase::Planned => Phase::Planned,
+        _ => Phase::SchemaReady,
+    };
+    state::enter(&run.target, phase, COPY_ANEW).await?;
+    Ok(phase)
+}
+
+/// Sets the state back if an earlier run gave up and could not tell the target: its slot is gone.
+pub(super) async fn notice(run: &Run, phase: Phase) -> Result<Phase> {
+    if !(Phase::Copying..=Phase::Building).contains(&phase)
+        || slot_state(&run.source, &run.id.slot()).await?.is_some()
+    {
+        return Ok(phase);
+    }
+    run.progress.note("the slot of the copy that was begun is gone from the source: copying anew");
+    begin_anew(run).await
+}
