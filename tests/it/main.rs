@@ -10,12 +10,14 @@ mod digest;
 mod fault;
 mod floors;
 mod kill;
+mod messages;
 mod metrics;
 mod migrate;
 mod precheck;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;
+mod secrets;
 mod splice;
 #[allow(dead_code, reason = "support is written for scenarios to come as well")]
 mod support;
