@@ -89,18 +89,24 @@ async fn a_migration_killed_at_every_named_point_ends_equal() {
     assert!(target.value::<bool>(&format!("SELECT {SCHEMA_READY}")).await, "the slot is not recorded yet");
     ledger.release().await;
 
-    let some = "SELECT count(*) BETWEEN 3 AND 15 FROM pgstream.copied_table WHERE state = 'copied'";
-    victim.kill_when("mid copy", some).await;
     let parts = "SELECT EXISTS (SELECT FROM pgstream.copied_part JOIN pgstream.copied_table
                      USING (schema_name, table_name) WHERE state = 'copying')";
     victim.kill_when("between parts", parts).await;
 
-    // An index cannot be built while someone writes to its table.
-    let rows = target.hold("LOCK shop.seat IN ROW EXCLUSIVE MODE").await;
-    let building = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgstream%build'
-                        AND wait_event_type = 'Lock') AND phase <> 'copying' FROM pgstream.migration";
+    // One of the last and smallest.
+    let small = target.hold("LOCK shop.category IN ROW EXCLUSIVE MODE").await;
+    let waiting = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgstream%copy'
+                       AND wait_event_type = 'Lock')";
+    victim.kill_when("mid copy", waiting).await;
+    assert!(target.copied_tables().await.len() > 2);
+    small.release().await;
+
+    // An index is there, but nobody has noted that.
+    let notes = target.hold("LOCK pgstream.restored IN SHARE MODE").await;
+    let building = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgstream%build control'
+                        AND wait_event_type = 'Lock')";
     victim.kill_when("while indexes are built", building).await;
-    rows.release().await;
+    notes.release().await;
 
     victim.kill_when("while catching up", CATCHING_UP).await;
 

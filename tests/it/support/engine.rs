@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::process::{ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{Child, Command};
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use super::PATIENCE;
 use super::scenario::Side;
 
 /// A running engine. Dropping it kills the process.
@@ -101,8 +102,9 @@ impl Engine {
     /// A condition that reads a table that does not exist yet counts as false.
     ///
     /// # Panics
-    /// When the engine ends before.
+    /// When the engine ends before, or the moment does not come.
     pub(crate) async fn kill_when(mut self, side: &Side, condition: &str) -> Outcome {
+        let deadline = Instant::now() + PATIENCE;
         let session = side.session().await;
         let sql = format!("SELECT ({condition}) IS TRUE");
         loop {
@@ -112,6 +114,9 @@ impl Engine {
             }
             if let Some(status) = self.child.try_wait().expect("the engine is our child") {
                 panic!("ended ({status}) before {condition}:\n{}", self.stderr.text());
+            }
+            if Instant::now() > deadline {
+                panic!("did not happen: {condition}\n{}", self.kill().await.stderr);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

@@ -112,8 +112,8 @@ impl Side {
     pub(crate) async fn terminate(&self, pattern: &str) -> i64 {
         self.value(&format!(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-              WHERE application_name LIKE 'pgstream%{pattern}' AND datname = current_database()
-                AND pid <> pg_backend_pid()"
+              WHERE application_name LIKE 'pgstream%{pattern}' AND application_name NOT LIKE '%demo%'
+                AND datname = current_database()"
         ))
         .await
     }
