@@ -172,6 +172,7 @@ impl TablePlan {
 
     fn add(&mut self, change: &Change) {
         let merged = match self.table.pace {
+            _ if self.table.caution.spend() => Merged::No,
             Pace::Net => self.add_net(&change.op),
             Pace::Runs => self.add_to_run(change),
             Pace::Single => Merged::No,

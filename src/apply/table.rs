@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::drift::{Drift, same_type, type_text};
 use super::key::is_canonical;
@@ -73,6 +73,28 @@ pub(super) enum Pace {
     Single,
 }
 
+/// How many more changes of a table are told one by one, because a batch of it was refused.
+///
+/// Where rows take over each other's unique values, as in a swap, every batch is refused, and each time the
+/// whole chunk has to be replayed, the changes of all other tables with it.
+#[derive(Debug, Default)]
+pub(super) struct Caution(AtomicU32);
+
+impl Caution {
+    /// After so many changes a batch is tried again.
+    const CHANGES: u32 = 20_000;
+
+    /// A batch was refused.
+    pub(super) fn raise(&self) {
+        self.0.store(Self::CHANGES, Ordering::Relaxed);
+    }
+
+    /// Whether one more change is to be told by itself.
+    pub(super) fn spend(&self) -> bool {
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
 /// Whether long runs of inserts may be copied in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Copying {
@@ -93,6 +115,7 @@ pub(super) struct BoundTable {
     pub(super) columns: Vec<BoundColumn>,
     pub(super) identity: RowIdentity,
     pub(super) pace: Pace,
+    pub(super) caution: Caution,
     pub(super) copying: Copying,
     /// Transactions whose commit record starts before this are in the table's copy.
     pub(super) watermark: Lsn,
@@ -137,6 +160,7 @@ impl Binder<'_> {
             columns,
             identity,
             pace,
+            caution: Caution::default(),
             copying: if plain { Copying::Allowed } else { Copying::Avoided },
             watermark,
         }))

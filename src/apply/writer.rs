@@ -160,7 +160,12 @@ impl Writer {
             Ok(()) => {}
             Err(fault) if fault.at.is_some_and(|at| at < writes.len()) => match fault.verdict() {
                 Verdict::Replay(reason) => {
+                    let relation = fault.at.and_then(|at| writes.get(at)?.table.as_ref());
+                    if let Some(table) = relation {
+                        table.caution.raise();
+                    }
                     tracing::info!(
+                        relation = relation.map(|table| table.name.plain()),
                         reason = reason.label(),
                         changes = chunk.steps.len(),
                         "chunk replayed row by row"

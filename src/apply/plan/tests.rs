@@ -285,3 +285,17 @@ fn a_contradiction_keeps_the_order_it_came_in() {
     let insert = || step(Op::Insert { new: row("1", "a", Some("b")) });
     assert_eq!(kinds(&plan(&[insert(), insert()])), [("insert into", 1), ("insert into", 1)]);
 }
+
+#[test]
+fn a_table_whose_batch_was_refused_is_told_one_by_one_and_the_others_are_not() {
+    let (careful, other) = (keyed(), keyed());
+    careful.caution.raise();
+    let insert = |table: &Arc<BoundTable>, id| {
+        let op = Op::Insert { new: row(id, "a", None) };
+        Step::Row(Change { table: Arc::clone(table), transaction: 0, op })
+    };
+    let steps: Vec<Step> =
+        ["1", "2"].iter().flat_map(|id| [insert(&careful, id), insert(&other, id)]).collect();
+    let insert = |rows| ("insert into", rows);
+    assert_eq!(kinds(&plan(&steps)), [insert(1), insert(1), insert(2)]);
+}
