@@ -246,6 +246,16 @@ impl Error {
         self.kind.recovery()
     }
 
+    /// The kind of an error that wraps this one: `kind`, unless what happened passes by itself. A server
+    /// that goes away in the middle of a command is no refusal of the command.
+    #[must_use]
+    pub fn kind_or(&self, kind: ErrorKind) -> ErrorKind {
+        match self.recovery() {
+            Recovery::Retry => self.kind,
+            Recovery::Operator | Recovery::Bug => kind,
+        }
+    }
+
     /// What we were doing.
     #[must_use]
     pub fn doing(&self) -> &str {

@@ -128,7 +128,8 @@ impl Worker {
                 "The target's disk is full: give it room, then run the same command again."
             }
             Some(SqlState::UNDEFINED_TABLE) => {
-                "The table was dropped on the source after the migration began: drop it on the target as well and run again."
+                "The table was dropped on the source after the migration began. Run the same command again to go on \
+                 without it; its definition stays on the target, where you may drop it when all is done."
             }
             Some(SqlState::INSUFFICIENT_PRIVILEGE) => {
                 "Give the source role SELECT on the table (and BYPASSRLS where row security applies)."

@@ -4,6 +4,9 @@
 //! built again. An index that cannot be built (duplicate keys in the source, P50) stops the migration: a
 //! target without it would take what the source refuses.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -27,6 +30,7 @@ pub(super) struct Builder {
     progress: Progress,
     metrics: DatabaseMetrics,
     tables: TableGauge,
+    headway: Arc<AtomicBool>,
     idle: Vec<Session>,
     running: JoinSet<(Build, Session, Result<()>)>,
 }
@@ -49,6 +53,7 @@ impl Builder {
             progress: run.progress.clone(),
             metrics: run.metrics.clone(),
             tables: run.tables.clone(),
+            headway: Arc::clone(&run.headway),
             idle: Vec::new(),
             running: JoinSet::new(),
         })
@@ -82,6 +87,7 @@ impl Builder {
                         self.metrics.copied_rows(table.rows);
                         self.tables.set([&table.name], TableState::Building);
                         self.schedule.release(&table.name);
+                        self.headway.store(true, Ordering::Relaxed);
                     }
                     None => more = false,
                 },
@@ -92,6 +98,7 @@ impl Builder {
                     state::mark_restored(&self.control, &[done.id]).await?;
                     self.progress.build_done(done.name.raw());
                     self.schedule.finish(done.id);
+                    self.headway.store(true, Ordering::Relaxed);
                     self.idle.push(session);
                 }
             }

@@ -245,8 +245,12 @@ async fn watch(
     let mut positions = applier.positions();
     let mut show = tokio::time::interval(SHOW_INTERVAL);
     let mut gauge = Gauge::new(run, applier.stats());
+    let start = positions.borrow().watermark.durable();
     loop {
         let now = *positions.borrow_and_update();
+        if now.watermark.durable() > start {
+            run.made_headway();
+        }
         match goal {
             Goal::End(end) if now.watermark.confirmed() >= end => {
                 gauge.show(&now, horizon);

@@ -25,8 +25,11 @@ use crate::pg::{Lsn, QualifiedName, quote_literal};
 use crate::telemetry::{Phase, TableState as Stage};
 use crate::wire::{Meter, Session, SessionSettings};
 
-/// Snapshots that may be lost, or found too old, before we ask for help.
-const WAVES: u32 = 30;
+/// Snapshots that may be lost, or found too old, before we ask for help. Many, because a queue table may be
+/// truncated several times a second: a wave that has only such a table left is short, and one of them gets
+/// through. A lock from before the snapshot would not help: the TRUNCATE that waits for it would be ahead of
+/// our COPY in the queue for the table.
+const WAVES: u32 = 100;
 
 /// Takes the target from `SchemaReady` (or wherever an interrupted run left it) to `CatchingUp`.
 pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {

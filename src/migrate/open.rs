@@ -45,20 +45,38 @@ pub(super) async fn publish(run: &Run, selection: &Selection) -> Result<()> {
     run.source.batch_execute("SET lock_timeout = 0").await.map_err(failed)
 }
 
-/// No moved table may have left our publications: what changes in it since is in no stream (P27).
+/// No moved table may have left our publications while it exists: what changes in it since is in no stream
+/// (P27). One that was dropped is named in the result.
 ///
 /// # Errors
 /// `Drift`, with the tables' names.
 pub(super) async fn still_published(run: &Run, moved: &[QualifiedName]) -> Result<()> {
     let published = published_tables(&run.source, &run.publications().await?).await?;
-    let lost: Vec<String> =
-        moved.iter().filter(|name| !published.contains(name)).map(QualifiedName::plain).collect();
-    if lost.is_empty() {
+    let missing: Vec<&QualifiedName> = moved.iter().filter(|name| !published.contains(name)).collect();
+    let mut replaced = Vec::new();
+    for name in missing {
+        let row = run
+            .source
+            .query_one("SELECT pg_catalog.to_regclass($1::text) IS NOT NULL", &[&name.to_string()])
+            .await
+            .map_err(|error| Error::from_postgres(format!("look for table {}", name.plain()), error))?;
+        if row.get(0) {
+            replaced.push(name.plain());
+        } else {
+            run.warn(&format!(
+                "{}: there is no table of that name on the source any more; the target has its rows as of when it \
+                 was dropped or renamed",
+                name.plain()
+            ))
+            .await?;
+        }
+    }
+    if replaced.is_empty() {
         return Ok(());
     }
-    Err(Error::new(ErrorKind::Drift, format!("find every table in our publications: {}", lost.join(", "))).hint(
-        "On the source these were dropped, renamed, detached or replaced after the migration began, and changes to \
-         them are lost. Empty the target database and begin anew.",
+    Err(Error::new(ErrorKind::Drift, format!("find every table in our publications: {}", replaced.join(", "))).hint(
+        "On the source these were replaced or detached after the migration began, and changes to them are lost. \
+         Empty the target database and begin anew.",
     ))
 }
 
@@ -93,23 +111,17 @@ async fn keep(run: &Run, slot: CreatedSlot) -> Result<OpenSnapshot> {
     Ok(OpenSnapshot { keeper, consistent_point: slot.consistent_point })
 }
 
-/// How long one try waits before it gives way, so that those queued behind it get a turn.
-const TRY: Duration = Duration::from_secs(10);
+/// How long one try waits before it gives way, so that those queued behind it get a turn: at first, because
+/// the operator wants to hear soon of who is in the way, and at the most.
+const TRY_MIN: Duration = Duration::from_secs(1);
+const TRY_MAX: Duration = Duration::from_secs(10);
 
 async fn patiently(run: &Run, name: &SlotName, lifetime: Lifetime) -> Result<CreatedSlot> {
     let deadline = Instant::now() + run.options.slot_wait;
+    let mut wait = TRY_MIN;
     loop {
-        let wait =
-            TRY.min(deadline.saturating_duration_since(Instant::now())).max(Duration::from_millis(100));
-        let settings =
-            ConnectionSettings::replication("slot").set("lock_timeout", wait.as_millis().to_string());
-        let created = async {
-            match lifetime {
-                Lifetime::Permanent => create_slot(&run.options.source, &settings, name).await,
-                Lifetime::Temporary => create_temporary_slot(&run.options.source, &settings, name).await,
-            }
-        };
-        let error = match created.await {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        let error = match create(run, name, lifetime, wait.min(left)).await {
             Ok(slot) => return Ok(slot),
             Err(error) if error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE) => error,
             Err(error) => return Err(error),
@@ -127,5 +139,14 @@ async fn patiently(run: &Run, name: &SlotName, lifetime: Lifetime) -> Result<Cre
         run.progress.note(&format!(
             "waiting for transactions that have written before the slot can start:\n  {list}"
         ));
+        wait = TRY_MAX.min(wait * 2);
+    }
+}
+
+async fn create(run: &Run, name: &SlotName, lifetime: Lifetime, wait: Duration) -> Result<CreatedSlot> {
+    let settings = ConnectionSettings::replication("slot").set("lock_timeout", wait.as_millis().to_string());
+    match lifetime {
+        Lifetime::Permanent => create_slot(&run.options.source, &settings, name).await,
+        Lifetime::Temporary => create_temporary_slot(&run.options.source, &settings, name).await,
     }
 }

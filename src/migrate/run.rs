@@ -4,7 +4,8 @@
 //! over in memory: an attempt reads the durable state on the target and goes on from there, exactly as a new
 //! process would, and a retry is simply the next attempt.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{Ending, Options};
@@ -16,7 +17,7 @@ use super::{abandon, cutover, define, follow, load, monitor, open};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
-use crate::pg::{Conninfo, Identifier, Lsn, QualifiedName, ServerVersion, SqlState};
+use crate::pg::{Conninfo, Identifier, Lsn, QualifiedName, ServerVersion};
 use crate::precheck::{self, CheckOptions, IdentityChoice, Report, Resuming, Verdict};
 use crate::replication::{SourceIdentity, identify};
 use crate::schema::{self, RestoreRun};
@@ -54,17 +55,29 @@ pub(super) struct Run {
     pub(super) metrics: DatabaseMetrics,
     pub(super) health: Health,
     pub(super) tables: TableGauge,
+    pub(super) headway: Arc<AtomicBool>,
     /// What the journal says, for when the target cannot be asked.
     made: Mutex<Vec<Made>>,
     shown: Mutex<Phase>,
 }
 
-/// Attempts that fail quickly one after the other before the error counts.
-const PATIENCE: u32 = 12;
+/// How long attempts may fail one after the other, none of them getting any further, before the error
+/// counts. A server's restart on a large machine takes minutes.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// Between two attempts, at first and at the most.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Between two signs of life during a long step.
 const HEARTBEAT: Duration = Duration::from_secs(5);
-/// An attempt that lasted this long was going well.
-const STEADY: Duration = Duration::from_secs(60);
+
+/// What an attempt came to, beside its result.
+#[derive(Default)]
+struct Attempt {
+    /// It found or made the migration's state: both servers can be reached, and every check has passed.
+    adopted: bool,
+    /// It left the migration further than it was.
+    headway: bool,
+}
 
 /// Runs a migration until its end, trying again while the errors are of the kind that passes.
 ///
@@ -73,11 +86,12 @@ const STEADY: Duration = Duration::from_secs(60);
 /// went wrong. Running again is safe in every case.
 pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> {
     let started = Instant::now();
-    let mut failures = 0;
-    let mut worked = false;
+    let mut adopted = false;
+    let mut last_headway = started;
+    let mut pause = PAUSE_MIN;
     loop {
-        let attempt = Instant::now();
-        let ended = attempt_once(options, watchers, &mut worked).await;
+        let mut attempt = Attempt::default();
+        let ended = attempt_once(options, watchers, &mut attempt).await;
         let error = match ended {
             Ok(mut outcome) => {
                 outcome.figures.elapsed = started.elapsed();
@@ -85,17 +99,19 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
             }
             Err(error) => error,
         };
-        let steady = attempt.elapsed() > STEADY && error.sqlstate() != Some(SqlState::LOCK_NOT_AVAILABLE);
-        failures = if steady { 1 } else { failures + 1 };
-        if !worked
+        adopted |= attempt.adopted;
+        if attempt.headway {
+            last_headway = Instant::now();
+            pause = PAUSE_MIN;
+        }
+        if !adopted
             || error.recovery() != Recovery::Retry
-            || failures > PATIENCE
+            || last_headway.elapsed() > PATIENCE
             || watchers.shutdown.is_requested()
         {
             return Err(error);
         }
-        let pause = Duration::from_millis(250 << failures.min(7));
-        tracing::warn!(error = %describe(&error), failures, pause_ms = pause.as_millis() as u64, "broke off; trying again");
+        tracing::warn!(error = %describe(&error), pause_ms = pause.as_millis() as u64, "broke off; trying again");
         watchers.progress.note(&format!("{}; trying again", describe(&error)));
         watchers.metrics.survived(error.kind());
         watchers.metrics.reconnected(error.side().unwrap_or(Side::Source));
@@ -107,13 +123,14 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
             Ok(())
         };
         stop.or_stop(waited).await?;
+        pause = PAUSE_MAX.min(pause * 2);
     }
 }
 
-async fn attempt_once(options: &Options, watchers: &Watchers, worked: &mut bool) -> Result<Outcome> {
+async fn attempt_once(options: &Options, watchers: &Watchers, attempt: &mut Attempt) -> Result<Outcome> {
     let mut stop = watchers.shutdown.clone();
     let run = stop.or_stop(adopt(options, watchers)).await?;
-    *worked = true;
+    attempt.adopted = true;
     // With this session the lock is lost, and another engine may be at work.
     let ended = tokio::select! {
         ended = run.go_on(&mut stop) => ended,
@@ -121,6 +138,7 @@ async fn attempt_once(options: &Options, watchers: &Watchers, worked: &mut bool)
             Err(Error::new(ErrorKind::Connect, "keep the lock on the target database").because(reason.to_string()))
         }
     };
+    attempt.headway = run.headway.load(Ordering::Relaxed);
     let error = match ended {
         Ok(outcome) => return Ok(outcome),
         Err(error) => error,
@@ -189,6 +207,7 @@ async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
         id,
         identity: identity_choice,
         restore: if found.is_some() { RestoreRun::Resumed } else { RestoreRun::First },
+        headway: Arc::default(),
     };
     if found.is_none() {
         let state = State {
@@ -275,6 +294,7 @@ impl Run {
         self.show(phase);
         if phase == Phase::Planned {
             stop.or_stop(self.alive(define::define(self))).await?;
+            self.made_headway();
             phase = Phase::SchemaReady;
         }
         if phase <= Phase::Building {
@@ -288,6 +308,7 @@ impl Run {
                 return self.outcome(Ended::Interrupted, &followed).await;
             }
             stop.or_stop(self.alive(monitor::beside(self, define::finish(self)))).await?;
+            self.made_headway();
             phase = Phase::Following;
         }
         if phase == Phase::Following {
@@ -359,6 +380,11 @@ impl Run {
     /// The phase as it was last shown, for when the target cannot be asked.
     pub(super) fn shown_phase(&self) -> Phase {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the durable state has moved: what fails after this is a new trouble, not the old one.
+    pub(super) fn made_headway(&self) {
+        self.headway.store(true, Ordering::Relaxed);
     }
 
     /// Writes down what is about to be made on the source.

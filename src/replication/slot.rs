@@ -211,13 +211,12 @@ pub async fn end_walsender(source: &Session, name: &SlotName) -> Result<()> {
 /// `Slot` if the server refuses.
 pub async fn drop_slot(source: &Session, name: &SlotName) -> Result<()> {
     let failed = |error| {
-        let error = Error::from_postgres("drop the slot", error);
-        let kind = if error.recovery() == Recovery::Retry { error.kind() } else { ErrorKind::Slot };
-        Error::new(kind, format!("drop replication slot {name}"))
+        let cause = Error::from_postgres("drop the slot", error);
+        Error::new(cause.kind_or(ErrorKind::Slot), format!("drop replication slot {name}"))
             .hint(
                 "Drop it by hand, or the source keeps WAL for it: SELECT pg_drop_replication_slot('<name>').",
             )
-            .because(error)
+            .because(cause)
     };
     const ATTEMPTS: usize = 100;
     for attempt in 1..=ATTEMPTS {
