@@ -10,7 +10,7 @@ use crate::support::scenario::{Scenario, Side};
 
 const ROWS: u32 = 300;
 const COPYING: &str = "SELECT count(*) > 0 FROM pg_stat_activity
-    WHERE application_name LIKE 'pgstream%copy' AND wait_event_type = 'Lock' AND datname = current_database()";
+    WHERE application_name LIKE 'pgstream load' AND wait_event_type = 'Lock' AND datname = current_database()";
 /// A table whose copy takes this long is held up by a lock on the target.
 const HELD: &str = "LOCK shop.event";
 
@@ -51,7 +51,7 @@ async fn terminated_backends_and_restarted_servers_do_not_end_a_migration() {
     let held = target.hold(HELD).await;
     copying(target).await;
     assert!(source.terminate("keeper").await > 0);
-    assert!(target.terminate("copy").await > 0);
+    assert!(target.terminate("load").await > 0);
     copying(target).await;
     assert!(source.terminate("copy").await > 0);
     copying(target).await;

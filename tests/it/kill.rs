@@ -95,7 +95,7 @@ async fn a_migration_killed_at_every_named_point_ends_equal() {
 
     // One of the last and smallest.
     let small = target.hold("LOCK shop.category IN ROW EXCLUSIVE MODE").await;
-    let waiting = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgstream%copy'
+    let waiting = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgstream load'
                        AND wait_event_type = 'Lock')";
     victim.kill_when("mid copy", waiting).await;
     assert!(target.copied_tables().await.len() > 2);
@@ -103,8 +103,8 @@ async fn a_migration_killed_at_every_named_point_ends_equal() {
 
     // An index is there, but nobody has noted that.
     let notes = target.hold("LOCK pgstream.restored IN SHARE MODE").await;
-    let building = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgstream%build control'
-                        AND wait_event_type = 'Lock')";
+    let building = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgstream build'
+                        AND query LIKE '%pgstream.restored%' AND wait_event_type = 'Lock')";
     victim.kill_when("while indexes are built", building).await;
     notes.release().await;
 

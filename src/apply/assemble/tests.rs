@@ -1,3 +1,5 @@
+//! Claims about assembling: interleaved blocks, aborts, spilled transactions.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Claims about plans: applied in batches they leave what serial application leaves.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -3,12 +3,8 @@
 //! The stream is read through `pg_logical_slot_get_binary_changes`: the bytes are those of a walsender, and a
 //! test decides how they are cut into deliveries.
 
-use std::collections::BTreeMap;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pgstream::apply::{
@@ -16,108 +12,24 @@ use pgstream::apply::{
     read_progress,
 };
 use pgstream::catalog::{self, ReplicaRole};
+use pgstream::demo::{Cluster, ClusterOptions};
 use pgstream::error::Result;
-use pgstream::pg::{Conninfo, Environment, Files, Lsn, PgTimestamp, QualifiedName, SlotName};
+use pgstream::pg::{Lsn, PgTimestamp, QualifiedName, SlotName};
 use pgstream::replication::StreamItem;
-use pgstream::wire::{Session, SessionSettings};
+use pgstream::wire::Session;
 
 /// A server that stops when the last test lets go of it.
-struct Server {
-    directory: PathBuf,
-    port: u16,
+fn shared_server() -> Cluster {
+    static SHARED: Mutex<Option<Cluster>> = Mutex::new(None);
+    let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    shared.get_or_insert_with(start_server).clone()
 }
 
-const PORTS: std::ops::Range<u16> = 56_500..56_600;
-const BINARIES: &str = "/usr/lib/postgresql/15/bin";
-
-impl Server {
-    fn shared() -> Arc<Server> {
-        static SHARED: Mutex<Weak<Server>> = Mutex::new(Weak::new());
-        let mut shared = SHARED.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        shared.upgrade().unwrap_or_else(|| {
-            let server = Arc::new(Server::start());
-            *shared = Arc::downgrade(&server);
-            server
-        })
-    }
-
-    fn start() -> Server {
-        let port = PORTS
-            .into_iter()
-            .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
-            .expect("a port is free");
-        let directory = std::env::temp_dir().join("pgs-apply").join(std::process::id().to_string());
-        std::fs::create_dir_all(&directory).unwrap();
-        let owned = Command::new("chown").arg("postgres:postgres").arg(&directory).status().unwrap();
-        assert!(owned.success());
-        let data = directory.join("data");
-        as_postgres(
-            "initdb",
-            &["-D", text(&data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
-        );
-        let settings = format!(
-            "-p {port} -k {} -c listen_addresses=127.0.0.1 -c fsync=off -c wal_level=logical \
-             -c max_replication_slots=50 -c max_connections=200 -c logical_decoding_work_mem=64kB",
-            text(&directory)
-        );
-        let log = directory.join("log");
-        as_postgres("pg_ctl", &["-D", text(&data), "-l", text(&log), "-o", &settings, "-w", "start"]);
-        Server { directory, port }
-    }
-
-    fn conninfo(&self, database: &str) -> Conninfo {
-        let environment =
-            Environment { variables: BTreeMap::new(), home: None, user: None, files: Box::new(NoFiles) };
-        let (directory, port) = (text(&self.directory), self.port);
-        let text = format!("host={directory} port={port} user=postgres dbname={database} sslmode=disable");
-        Conninfo::resolve(&text, &environment).unwrap()
-    }
-
-    async fn session(&self, database: &str) -> Session {
-        let settings = SessionSettings { role: "test", extra: vec![] };
-        Session::connect(&self.conninfo(database), &settings).await.unwrap()
-    }
-}
-
-/// A machine without service files, passfiles and certificates.
-struct NoFiles;
-
-impl Files for NoFiles {
-    fn exists(&self, _: &Path) -> bool {
-        false
-    }
-
-    fn read(&self, _: &Path) -> io::Result<String> {
-        Err(io::ErrorKind::NotFound.into())
-    }
-
-    fn read_private(&self, _: &Path) -> io::Result<String> {
-        Err(io::ErrorKind::NotFound.into())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let data = self.directory.join("data");
-        as_postgres("pg_ctl", &["-D", text(&data), "-m", "immediate", "-w", "stop"]);
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().unwrap()
-}
-
-fn as_postgres(program: &str, arguments: &[&str]) {
-    let output = Command::new("setpriv")
-        .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-        .arg(format!("{BINARIES}/{program}"))
-        .args(arguments)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .status()
-        .unwrap();
-    assert!(output.success(), "{program} {arguments:?}");
+fn start_server() -> Cluster {
+    let settings =
+        [("max_replication_slots", "50"), ("max_connections", "200"), ("logical_decoding_work_mem", "64kB")];
+    let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    Cluster::start_blocking(&ClusterOptions { settings, ..ClusterOptions::default() }).unwrap()
 }
 
 /// How values travel.
@@ -129,7 +41,7 @@ pub(crate) enum Values {
 
 /// A source and a target database.
 pub(crate) struct Stage {
-    server: Arc<Server>,
+    server: Cluster,
     names: [String; 2],
     pub(crate) source: Session,
     pub(crate) target: Session,
@@ -148,13 +60,14 @@ impl Stage {
     pub(crate) async fn with(source_ddl: &str, target_ddl: &str, values: Values) -> Stage {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let server = Server::shared();
+        let server = shared_server();
         let names = ["source", "target"].map(|role| format!("{role}_{number}"));
-        let admin = server.session("postgres").await;
+        let admin = server.session("postgres").await.unwrap();
         for name in &names {
             admin.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE template0")).await.unwrap();
         }
-        let [source, target] = [server.session(&names[0]).await, server.session(&names[1]).await];
+        let [source, target] =
+            [server.session(&names[0]).await.unwrap(), server.session(&names[1]).await.unwrap()];
         source.batch_execute("SET search_path = public").await.unwrap();
         target.batch_execute("SET search_path = public").await.unwrap();
         source.batch_execute(source_ddl).await.unwrap();
