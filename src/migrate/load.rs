@@ -14,6 +14,7 @@ use super::build::Builder;
 use super::define::{self, Definitions};
 use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
+use super::release::release_source;
 use super::run::Run;
 use super::selection::{Selection, Wishes, select};
 use crate::apply::{self, LaneId};
@@ -73,8 +74,12 @@ async fn unfinished(run: &Run) -> Result<Vec<QualifiedName>> {
 
 /// Publishes, takes the slot, and enters the tables into the ledger.
 async fn begin(run: &Run) -> Result<OpenSnapshot> {
+    // An interrupted attempt may have left things that this one no longer wants. They go before we look: an
+    // identity that is FULL by our doing only must not be taken for the table's own.
+    release_source(&run.source, &run.target).await?;
     let before = catalog::load(&run.source).await?;
     let selection = select(&before, &Wishes::of(&run.identity, &before)?);
+    harmless(&selection)?;
     run.tables.set(selection.definitions_only.iter().map(|(table, _)| table), Stage::Skipped);
     for (table, why) in &selection.definitions_only {
         run.warn(&format!("{}: the definition is carried, its rows are not: {why}", table.plain())).await?;
@@ -98,6 +103,17 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     );
     run.enter(Phase::Copying, &enter).await?;
     Ok(snapshot)
+}
+
+/// Publishing a table without identity would make the source's own UPDATE fail (P06). A first run has been
+/// checked for that; on a later one such a table may be new.
+fn harmless(selection: &Selection) -> Result<()> {
+    let tables: Vec<String> = selection.breaking.iter().map(QualifiedName::plain).collect();
+    if tables.is_empty() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Check, format!("publish tables that cannot identify their rows: {}", tables.join(", ")))
+        .hint("Give each a primary key, or name it in --insert-only or --skip-table, or use --replica-identity full."))
 }
 
 /// The source's catalog exactly as the snapshot shows it.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::release::{release_source, set_replica_identity};
+use super::release::set_replica_identity;
 use super::run::Run;
 use super::selection::Selection;
 use super::state::Made;
@@ -28,8 +28,6 @@ pub(super) struct OpenSnapshot {
 
 /// Sets identities and creates the publications; what an interrupted attempt left is removed first.
 pub(super) async fn publish(run: &Run, selection: &Selection) -> Result<()> {
-    // An interrupted attempt may have left things that this one no longer wants.
-    release_source(&run.source, &run.target).await?;
     for made in &selection.made_full {
         let Made::ReplicaIdentity { table, .. } = made else { continue };
         run.journal(made).await?;

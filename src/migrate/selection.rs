@@ -49,6 +49,9 @@ pub struct Selection {
     pub insert_only: Vec<PublishedTable>,
     /// Identities to set to FULL before publishing.
     pub made_full: Vec<Made>,
+    /// Tables that would be published although their UPDATE and DELETE would then fail on the source (P06):
+    /// nothing may be published as long as there are any.
+    pub breaking: Vec<QualifiedName>,
     /// What is carried as a definition only, and why.
     pub definitions_only: Vec<(QualifiedName, &'static str)>,
 }
@@ -109,11 +112,14 @@ pub fn select(catalog: &Catalog, wishes: &Wishes) -> Selection {
                     selection.insert_only.push(entry);
                     continue;
                 }
-                if table.breaks_when_published() && wishes.full == FullIdentity::Accepted {
-                    selection.made_full.push(Made::ReplicaIdentity {
-                        table: table.name.clone(),
-                        before: identity_clause(table),
-                    });
+                if table.breaks_when_published() {
+                    match wishes.full {
+                        FullIdentity::Accepted => selection.made_full.push(Made::ReplicaIdentity {
+                            table: table.name.clone(),
+                            before: identity_clause(table),
+                        }),
+                        FullIdentity::Refused => selection.breaking.push(table.name.clone()),
+                    }
                 }
                 if !root_of(catalog, table).is_some_and(|root| whole_roots.contains(&root)) {
                     selection.published.push(entry);
