@@ -1,8 +1,11 @@
 //! Counters of what was applied, for whoever shows them.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::change::{Op, Step};
+use crate::telemetry::{ApplyGroup, DatabaseMetrics};
 
 /// Why a chunk was replayed row by row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,9 +61,15 @@ pub struct ApplyStats {
     /// Groups tried again after a deadlock or a lock that was not had in time (P99).
     pub retries: AtomicU64,
     fallbacks: [AtomicU64; FallbackReason::ALL.len()],
+    observer: OnceLock<DatabaseMetrics>,
 }
 
 impl ApplyStats {
+    /// Observes each group in these histograms from now on; a second observer is not heard.
+    pub fn observe_groups(&self, metrics: DatabaseMetrics) {
+        self.observer.get_or_init(|| metrics);
+    }
+
     /// How often a chunk was replayed row by row, by reason. Counted at once, committed or not.
     #[must_use]
     pub fn fallbacks(&self, reason: FallbackReason) -> u64 {
@@ -83,6 +92,10 @@ impl ApplyStats {
         ];
         for (counter, by) in counts {
             counter.fetch_add(by, Ordering::Relaxed);
+        }
+        if let Some(metrics) = self.observer.get() {
+            let changes = tally.inserts + tally.updates + tally.deletes + tally.truncates;
+            metrics.apply_group(ApplyGroup { changes, elapsed: Duration::from_micros(micros) });
         }
     }
 }

@@ -27,7 +27,6 @@ use crate::pgoutput::{StreamOptions, TupleFormat};
 use crate::replication::{
     FeedbackPositions, FeedbackWriter, StreamReader, emit_barrier, end_walsender, start_stream,
 };
-use crate::telemetry::Readiness;
 use crate::wire::{Connection, ConnectionSettings};
 
 /// How far following got.
@@ -138,6 +137,8 @@ async fn connect(run: &Run) -> Result<Live> {
 /// One connection's worth of following. An error leaves the durable state as it is, for the next attempt.
 async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
     let Live { start, applier, reader, feedback } = stop.or_stop(connect(run)).await?;
+    applier.stats().observe_groups(run.metrics.clone());
+    let mut gauge = Gauge::new(run, applier.stats());
     let mut tasks = JoinSet::new();
     let horizon = Arc::new(Horizon::starting_at(start));
     tasks.spawn(read(reader, applier.input(), Arc::clone(&horizon)));
@@ -147,7 +148,7 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
     let (stop_reports, stopped) = tokio::sync::oneshot::channel();
     let reports = tokio::spawn(reports.run(stopped));
 
-    let ended = watch(run, stop, &applier, &mut tasks, &horizon, goal).await;
+    let ended = watch(run, stop, &applier, &mut tasks, &horizon, &mut gauge, goal).await;
     // Reading ends first; what has arrived is then brought to its end, or given up with the applier.
     tasks.shutdown().await;
     let finished = match ended {
@@ -157,6 +158,7 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
         }),
         Err(error) => Err(error),
     };
+    gauge.count();
     // The last report carries the last positions.
     let _ = stop_reports.send(());
     match reports.await {
@@ -240,11 +242,11 @@ async fn watch(
     applier: &Applier,
     tasks: &mut JoinSet<Result<()>>,
     horizon: &Horizon,
+    gauge: &mut Gauge<'_>,
     mut goal: Goal,
 ) -> Result<Ended> {
     let mut positions = applier.positions();
     let mut show = tokio::time::interval(SHOW_INTERVAL);
-    let mut gauge = Gauge::new(run, applier.stats());
     let start = positions.borrow().watermark.durable();
     loop {
         let now = *positions.borrow_and_update();
@@ -287,9 +289,6 @@ async fn watch(
             _ = show.tick() => {
                 gauge.show(&positions.borrow().clone(), horizon);
                 run.health.beat(Instant::now());
-                if horizon.lag_bytes(positions.borrow().watermark.confirmed()) == Some(0) {
-                    run.health.set_readiness(Readiness::InStep);
-                }
             }
         }
     }

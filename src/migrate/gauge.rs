@@ -3,6 +3,7 @@
 //! Hazard: an idle source must not look like a growing lag (P95). Lag is measured against the position that
 //! the walsender reports, which moves with everything that is decoded, and in time against the source's clock.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
@@ -43,7 +44,8 @@ impl Horizon {
     }
 
     /// The source's WAL ends here now.
-    pub(super) fn source_is_at(&self, position: Lsn) {
+    pub(super) fn source_is_at(&self, position: Lsn, clock: PgTimestamp) {
+        self.clock.fetch_max(clock.micros(), Ordering::AcqRel);
         let before = self.seen.swap(position.offset(), Ordering::AcqRel);
         self.known.store(before, Ordering::Release);
     }
@@ -58,11 +60,45 @@ impl Horizon {
         (self.known.load(Ordering::Acquire) > 0).then(|| position.distance_to(self.position()))
     }
 
-    /// Time between the last applied commit and now, by the source's clock; zero with nothing missing.
-    fn lag(&self, positions: &Positions) -> Duration {
-        let now = PgTimestamp::from_micros(self.clock.load(Ordering::Acquire));
-        match positions.last_commit_time {
-            Some(commit) if positions.watermark.confirmed() < self.position() => now.since(commit),
+    fn clock(&self) -> PgTimestamp {
+        PgTimestamp::from_micros(self.clock.load(Ordering::Acquire))
+    }
+}
+
+/// How old what is missing may be, by the source's clock alone (P95).
+///
+/// What is not applied yet was committed after the newest commit that is, and after the last moment at which
+/// the source's position was one that we have reached: the later of the two counts. The first alone would
+/// take the pause before a commit for lag, the second knows nothing of the time before we began to look.
+#[derive(Debug, Default)]
+struct Age {
+    /// Positions of the source not reached yet, and when they were its own.
+    ahead: VecDeque<(Lsn, PgTimestamp)>,
+    reached: Option<PgTimestamp>,
+}
+
+impl Age {
+    /// Beyond this every second sample is dropped: a long lag is known less finely.
+    const SAMPLES_MAX: usize = 1024;
+
+    fn lag(&mut self, source: (Lsn, PgTimestamp), confirmed: Lsn, newest: Option<PgTimestamp>) -> Duration {
+        self.ahead.push_back(source);
+        while let Some((position, clock)) = self.ahead.front()
+            && *position <= confirmed
+        {
+            self.reached = Some(*clock);
+            self.ahead.pop_front();
+        }
+        if self.ahead.len() > Age::SAMPLES_MAX {
+            let mut keep = false;
+            self.ahead.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        let (position, now) = source;
+        match newest.max(self.reached) {
+            Some(since) if confirmed < position => now.since(since),
             Some(_) | None => Duration::ZERO,
         }
     }
@@ -76,6 +112,7 @@ pub(super) struct Gauge<'a> {
     run: &'a Run,
     stats: Arc<ApplyStats>,
     shown: Counts,
+    age: Age,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -108,7 +145,7 @@ impl Counts {
 
 impl Gauge<'_> {
     pub(super) fn new(run: &Run, stats: Arc<ApplyStats>) -> Gauge<'_> {
-        Gauge { run, stats, shown: Counts::default() }
+        Gauge { run, stats, shown: Counts::default(), age: Age::default() }
     }
 
     pub(super) fn show(&mut self, positions: &Positions, horizon: &Horizon) {
@@ -125,7 +162,8 @@ impl Gauge<'_> {
             ] {
                 metrics.lag_bytes(stage, position.distance_to(horizon.position()));
             }
-            metrics.lag_seconds(horizon.lag(positions));
+            let source = (horizon.position(), horizon.clock());
+            metrics.lag_seconds(self.age.lag(source, now.confirmed(), positions.last_commit_time));
             let complete = self.run.shown_phase() >= Phase::Following;
             self.run.health.set_readiness(match missing {
                 ..=IN_STEP_BYTES_MAX if complete => Readiness::InStep,
@@ -141,7 +179,8 @@ impl Gauge<'_> {
         });
     }
 
-    fn count(&mut self) {
+    /// Adds what was applied since the last look.
+    pub(super) fn count(&mut self) {
         let metrics = &self.run.metrics;
         let (now, before) = (Counts::of(&self.stats), self.shown);
         metrics.applied_transactions(now.transactions - before.transactions);
@@ -164,5 +203,44 @@ fn label(reason: FallbackReason) -> telemetry::FallbackReason {
         FallbackReason::Exclusion => telemetry::FallbackReason::ExclusionViolation,
         FallbackReason::Mismatch => telemetry::FallbackReason::RowsMismatch,
         FallbackReason::Refused => telemetry::FallbackReason::Other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> PgTimestamp {
+        PgTimestamp::from_micros(seconds * 1_000_000)
+    }
+
+    #[test]
+    fn a_pause_before_a_commit_is_no_lag() {
+        let mut age = Age::default();
+        let mut lag = |end, clock, confirmed, newest| {
+            age.lag((Lsn::new(end), at(clock)), Lsn::new(confirmed), Some(at(newest))).as_secs()
+        };
+        assert_eq!(lag(100, 1_000, 100, 1_000), 0);
+        assert_eq!(lag(100, 5_000, 100, 1_000), 0, "idle for an hour");
+        assert_eq!(lag(200, 5_001, 100, 1_000), 1, "one second after the first commit in an hour");
+        assert_eq!(lag(300, 5_010, 100, 1_000), 10);
+        assert_eq!(lag(300, 5_011, 200, 5_000), 10, "what was there at 5 001 is applied");
+        assert_eq!(lag(300, 5_012, 300, 5_009), 0);
+    }
+
+    #[test]
+    fn a_backlog_from_before_we_looked_has_its_age() {
+        let mut age = Age::default();
+        let lag = age.lag((Lsn::new(900), at(5_000)), Lsn::new(100), Some(at(1_400)));
+        assert_eq!(lag.as_secs(), 3_600);
+    }
+
+    #[test]
+    fn a_lag_of_days_takes_bounded_memory() {
+        let mut age = Age::default();
+        for second in 0..100_000 {
+            age.lag((Lsn::new(second + 1), at(second.cast_signed())), Lsn::ZERO, None);
+        }
+        assert!(age.ahead.len() <= Age::SAMPLES_MAX);
     }
 }

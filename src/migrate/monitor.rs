@@ -43,7 +43,8 @@ impl Monitor {
         let mut looks: u32 = 0;
         loop {
             tick.tick().await;
-            horizon.source_is_at(wal_position(&session).await?);
+            let (position, clock) = wal_position(&session).await?;
+            horizon.source_is_at(position, clock);
             if looks.is_multiple_of(SLOT_EVERY) {
                 self.look_at_slot(&session).await?;
             }

@@ -4,7 +4,7 @@
 //! we are dead (P14, P16, P30). It is therefore named in the journal before it is created here.
 
 use crate::error::{Error, ErrorKind, Recovery, Result};
-use crate::pg::{Conninfo, Lsn, SlotName, SystemIdentifier, Timeline};
+use crate::pg::{Conninfo, Lsn, PgTimestamp, SlotName, SystemIdentifier, Timeline};
 use crate::wire::{Connection, ConnectionSettings, Row, Session};
 
 /// Which cluster a replication connection talks to.
@@ -171,22 +171,25 @@ pub async fn slot_state(source: &Session, name: &SlotName) -> Result<Option<Slot
     }))
 }
 
-/// Where the source's flushed WAL ends: replayed WAL on a standby.
+/// Where the source's flushed WAL ends, on a standby its replayed WAL; and the source's clock at that moment.
 ///
 /// # Errors
 /// `Connect` or `Sql`.
-pub async fn wal_position(source: &Session) -> Result<Lsn> {
+pub async fn wal_position(source: &Session) -> Result<(Lsn, PgTimestamp)> {
     let row = source
         .query_one(
             "SELECT (CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
-                          ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text",
+                          ELSE pg_catalog.pg_current_wal_flush_lsn() END)::text,
+                    (extract(epoch FROM pg_catalog.clock_timestamp() - '2000-01-01 00:00:00+00') * 1000000)::bigint",
             &[],
         )
         .await
         .map_err(|error| Error::from_postgres("read the source's position", error))?;
-    row.get::<_, Option<&str>>(0)
+    let position = row
+        .get::<_, Option<&str>>(0)
         .and_then(|text| text.parse().ok())
-        .ok_or_else(|| Error::new(ErrorKind::Protocol, "read the source's position"))
+        .ok_or_else(|| Error::new(ErrorKind::Protocol, "read the source's position"))?;
+    Ok((position, PgTimestamp::from_micros(row.get(1))))
 }
 
 /// Ends the walsender that still streams from a slot of ours: one whose engine has died without a goodbye.

@@ -70,6 +70,11 @@ impl Engine {
         assert!(seen == Ok(true), "never said {text:?} ({seen:?}):\n{}", self.stderr.text());
     }
 
+    /// What it has said on stderr so far.
+    pub(crate) fn stderr_text(&self) -> String {
+        self.stderr.text()
+    }
+
     /// SIGKILL, and the process reaped: nothing of it runs when this returns.
     pub(crate) async fn kill(mut self) -> Outcome {
         // An engine that has ended already is as dead.
