@@ -104,12 +104,11 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
             last_headway = Instant::now();
             pause = PAUSE_MIN;
         }
-        if !adopted
-            || error.recovery() != Recovery::Retry
-            || last_headway.elapsed() > PATIENCE
-            || watchers.shutdown.is_requested()
-        {
+        if !adopted || error.recovery() != Recovery::Retry || watchers.shutdown.is_requested() {
             return Err(error);
+        }
+        if last_headway.elapsed() > PATIENCE {
+            return Err(out_of_patience(error));
         }
         tracing::warn!(error = %describe(&error), pause_ms = pause.as_millis() as u64, "broke off; trying again");
         watchers.progress.note(&format!("{}; trying again", describe(&error)));
@@ -125,6 +124,17 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
         stop.or_stop(waited).await?;
         pause = PAUSE_MAX.min(pause * 2);
     }
+}
+
+/// A server that stays away may come back, and then the slot is what lets us go on: so it stays, and is named.
+fn out_of_patience(error: Error) -> Error {
+    let advice = error.advice().map(|advice| format!("{advice}\n")).unwrap_or_default();
+    Error::new(error.kind(), format!("go on after {} minutes without headway", PATIENCE.as_secs() / 60))
+        .hint(format!(
+            "{advice}Run the same command again once both servers answer. Until then the source keeps WAL for the \
+             slot pgstream_… that stays there."
+        ))
+        .because(error)
 }
 
 async fn attempt_once(options: &Options, watchers: &Watchers, attempt: &mut Attempt) -> Result<Outcome> {

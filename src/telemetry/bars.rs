@@ -37,12 +37,17 @@ impl Bars {
     pub(super) fn draw(&self, tally: &Tally, now: Instant) {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
         let copy = tally.copy_position();
-        self.bar(&mut drawn.copy, "copy", copy, &tally.copy_line(now).unwrap_or_default());
-        self.line(&mut drawn.running, copy.and_then(|_| tally.running_line()));
+        // The copy stands above the builds, which are announced first.
+        self.bar(&mut drawn.copy, "copy", Place::Row(0), copy, &tally.copy_line(now).unwrap_or_default());
+        self.line(&mut drawn.running, Place::Row(1), copy.and_then(|_| tally.running_line()));
         let builds = tally.build_position();
         let built = builds.map(|(done, total)| format!("{} of {}", text::count(done), text::count(total)));
-        self.bar(&mut drawn.builds, "build", builds, &built.unwrap_or_default());
-        self.line(&mut drawn.follow, if tally.is_following() { tally.follow_line() } else { None });
+        self.bar(&mut drawn.builds, "build", Place::Last, builds, &built.unwrap_or_default());
+        self.line(
+            &mut drawn.follow,
+            Place::Last,
+            if tally.is_following() { tally.follow_line() } else { None },
+        );
     }
 
     /// Prints a line that stays, above the bars.
@@ -64,25 +69,46 @@ impl Bars {
         }
     }
 
-    fn bar(&self, slot: &mut Option<ProgressBar>, name: &'static str, at: Option<(u64, u64)>, text: &str) {
+    fn bar(
+        &self,
+        slot: &mut Option<ProgressBar>,
+        name: &'static str,
+        place: Place,
+        at: Option<(u64, u64)>,
+        text: &str,
+    ) {
         let Some((done, total)) = at else { return remove(slot) };
         let bar = slot.get_or_insert_with(|| {
             let bar = ProgressBar::no_length().with_style(style("{prefix:>5} [{bar:24}] {msg}"));
-            self.multi.add(bar.with_prefix(name))
+            self.put(place, bar.with_prefix(name))
         });
         bar.set_length(total);
         bar.set_position(done);
         bar.set_message(text.to_owned());
     }
 
-    fn line(&self, slot: &mut Option<ProgressBar>, text: Option<String>) {
+    fn line(&self, slot: &mut Option<ProgressBar>, place: Place, text: Option<String>) {
         let Some(text) = text else { return remove(slot) };
         let bar = slot.get_or_insert_with(|| {
-            self.multi.add(ProgressBar::no_length().with_style(style("{spinner:>5} {msg}")))
+            self.put(place, ProgressBar::no_length().with_style(style("{spinner:>5} {msg}")))
         });
         bar.set_message(text);
         bar.tick();
     }
+
+    fn put(&self, place: Place, bar: ProgressBar) -> ProgressBar {
+        match place {
+            Place::Row(row) => self.multi.insert(row, bar),
+            Place::Last => self.multi.add(bar),
+        }
+    }
+}
+
+/// Where a bar stands among the others.
+#[derive(Clone, Copy)]
+enum Place {
+    Row(usize),
+    Last,
 }
 
 fn remove(slot: &mut Option<ProgressBar>) {

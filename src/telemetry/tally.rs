@@ -162,7 +162,8 @@ impl Tally {
             let rate = per_second(copy.bytes, span);
             line += &format!(", {}/s", text::bytes(rate));
             let left = copy.bytes_total.saturating_sub(copy.bytes);
-            if let Some(seconds) = left.checked_div(rate).filter(|_| left > 0) {
+            // Estimates are off both ways; less than a second is not worth one.
+            if let Some(seconds) = left.checked_div(rate).filter(|seconds| *seconds > 0) {
                 line += &format!(", {} left", text::duration(Duration::from_secs(seconds)));
             }
         }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use pgstream::demo::ClusterOptions;
 
@@ -31,17 +32,29 @@ async fn scenario() -> Scenario {
     scenario
 }
 
-/// Every command line on this machine that holds a password. Our own process, and the harness', hold none.
-fn command_lines() -> BTreeSet<String> {
+/// Both passwords, as they are and as they would stand in a URI.
+const FORMS: [&str; 4] = [SOURCE_PASSWORD, TARGET_PASSWORD, "s0urce-h%26nter%3D2", "t4rget-hunter%2F2"];
+
+/// Every command line on this machine that holds one of these. Our own process, and the harness', hold none.
+fn command_lines(forms: &[&str]) -> BTreeSet<String> {
     let processes = fs::read_dir("/proc").unwrap().flatten();
     let lines = processes.filter_map(|process| fs::read(process.path().join("cmdline")).ok());
-    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(|line| tells(line)).collect()
+    let holds = |line: &String| forms.iter().any(|form| line.contains(form));
+    lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " ")).filter(holds).collect()
 }
 
 fn tells(text: &str) -> bool {
-    // As it is, and as it would stand in a URI.
-    let forms = [SOURCE_PASSWORD, TARGET_PASSWORD, "s0urce-h%26nter%3D2", "t4rget-hunter%2F2"];
-    forms.iter().any(|form| text.contains(form))
+    FORMS.iter().any(|form| text.contains(form))
+}
+
+#[tokio::test]
+async fn a_password_on_a_command_line_would_be_seen() {
+    let marker = "an-argument-to-be-seen";
+    let mut shell = tokio::process::Command::new("sh");
+    let mut child = shell.args(["-c", "read line", marker]).stdin(Stdio::piped()).spawn().unwrap();
+    assert_eq!(command_lines(&[marker]).len(), 1);
+    drop(child.stdin.take());
+    child.wait().await.unwrap();
 }
 
 /// One run with `command`, at the most talkative level: what it printed, and what was seen meanwhile.
@@ -52,7 +65,7 @@ async fn run(mut command: tokio::process::Command) -> String {
         let start = std::time::Instant::now();
         let mut seen = BTreeSet::new();
         while start.elapsed() < std::time::Duration::from_secs(2) {
-            seen.extend(command_lines());
+            seen.extend(command_lines(&FORMS));
         }
         seen
     });
