@@ -30,6 +30,13 @@ pub(super) async fn abandon(run: &Run) {
     if made.is_empty() {
         return;
     }
+    let again = match relock(run).await {
+        Lock::Kept => None,
+        Lock::Again(session) => Some(session),
+        Lock::Dead => None,
+        Lock::Taken => return,
+    };
+    let target = again.as_ref().unwrap_or(&run.target);
     let undone = match undo(run, made).await {
         Ok(undone) => undone,
         Err(error) => Undone { done: Vec::new(), failure: Some(error) },
@@ -47,7 +54,7 @@ pub(super) async fn abandon(run: &Run) {
             ));
         }
     }
-    if let Err(error) = set_back(run, &undone.done).await {
+    if let Err(error) = set_back(target, &undone.done).await {
         // The next run finds that the slot is gone, and does this then.
         tracing::warn!(error = %describe(&error), "the target could not be told");
     }
@@ -61,20 +68,46 @@ async fn undo(run: &Run, made: Vec<Made>) -> Result<Undone> {
     Ok(release::undo_all(&source, made).await)
 }
 
-async fn set_back(run: &Run, undone: &[Made]) -> Result<()> {
-    for made in undone {
-        state::forget(&run.target, made).await?;
+/// The lock that says that the slot and all else are ours to undo.
+enum Lock {
+    /// We had it all the time.
+    Kept,
+    /// It went with our session, and nobody else had taken it.
+    Again(Session),
+    /// Nobody has it: the server is gone.
+    Dead,
+    /// Another engine works on: what is on the source is its own now.
+    Taken,
+}
+
+async fn relock(run: &Run) -> Lock {
+    if !run.target.is_closed() {
+        return Lock::Kept;
     }
-    begin_anew(run).await.map(drop)
+    let Ok(session) = Session::connect(&run.options.target, &SessionSettings::role("control")).await else {
+        return Lock::Dead;
+    };
+    match state::lock(&session).await {
+        Ok(()) => Lock::Again(session),
+        Err(_) if session.is_closed() => Lock::Dead,
+        Err(_) => Lock::Taken,
+    }
+}
+
+async fn set_back(target: &Session, undone: &[Made]) -> Result<()> {
+    for made in undone {
+        state::forget(target, made).await?;
+    }
+    begin_anew(target).await.map(drop)
 }
 
 /// Sets the state back to before the copy; returns the phase it then has.
-async fn begin_anew(run: &Run) -> Result<Phase> {
-    let phase = match run.phase().await? {
-        Phase::Planned => Phase::Planned,
+async fn begin_anew(target: &Session) -> Result<Phase> {
+    let phase = match state::find(target).await? {
+        Some(state) if state.phase == Phase::Planned => Phase::Planned,
         _ => Phase::SchemaReady,
     };
-    state::enter(&run.target, phase, COPY_ANEW).await?;
+    state::enter(target, phase, COPY_ANEW).await?;
     Ok(phase)
 }
 
@@ -86,5 +119,5 @@ pub(super) async fn notice(run: &Run, phase: Phase) -> Result<Phase> {
         return Ok(phase);
     }
     run.progress.note("the slot of the copy that was begun is gone from the source: copying anew");
-    begin_anew(run).await
+    begin_anew(&run.target).await
 }

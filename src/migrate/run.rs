@@ -69,6 +69,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Between two signs of life during a long step.
 const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long the work may go on without the lock, only to be heard: less than another engine needs to begin.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What an attempt came to, beside its result.
 #[derive(Default)]
@@ -142,10 +144,17 @@ async fn attempt_once(options: &Options, watchers: &Watchers, attempt: &mut Atte
     let run = stop.or_stop(adopt(options, watchers)).await?;
     attempt.adopted = true;
     // With this session the lock is lost, and another engine may be at work.
-    let ended = tokio::select! {
-        ended = run.go_on(&mut stop) => ended,
-        reason = run.target.until_closed() => {
-            Err(Error::new(ErrorKind::Connect, "keep the lock on the target database").because(reason.to_string()))
+    let ended = {
+        let mut work = std::pin::pin!(run.go_on(&mut stop));
+        tokio::select! {
+            ended = &mut work => ended,
+            reason = run.target.until_closed() => {
+                let lost = Error::new(ErrorKind::Connect, "keep the lock on the target database");
+                // A server that dies tells one of us why: that its disk is full, say.
+                tokio::time::timeout(LAST_WORDS, work)
+                    .await
+                    .unwrap_or_else(|_| Err(lost.because(reason.to_string())))
+            }
         }
     };
     attempt.headway = run.headway.load(Ordering::Relaxed);
