@@ -8,6 +8,7 @@ mod cluster;
 mod demo;
 mod digest;
 mod fault;
+mod fault_lock;
 mod floors;
 mod kill;
 mod messages;

@@ -134,6 +134,11 @@ impl Side {
 }
 
 impl Hold {
+    /// The backend that holds.
+    pub(crate) async fn pid(&self) -> i32 {
+        self.0.query_one("SELECT pg_backend_pid()", &[]).await.expect("ask for a process id").get(0)
+    }
+
     /// Commits.
     pub(crate) async fn commit(self) {
         self.0.batch_execute("COMMIT").await.expect("commit");

@@ -32,6 +32,14 @@ pub(crate) struct Scenario {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Footprint(Vec<String>);
 
+impl Footprint {
+    /// Without the lines that `keep` does not keep: those that the test itself has left.
+    pub(crate) fn except(mut self, keep: impl Fn(&str) -> bool) -> Footprint {
+        self.0.retain(|line| keep(line));
+        self
+    }
+}
+
 impl Scenario {
     /// An empty database on each server of the shared pair.
     pub(crate) async fn shared(name: &str) -> Scenario {
