@@ -84,9 +84,14 @@ impl Engine {
 
     /// SIGINT, as Ctrl-C sends it.
     pub(crate) async fn interrupt(&self) {
+        self.signal("INT").await;
+    }
+
+    /// A signal by its name.
+    pub(crate) async fn signal(&self, name: &str) {
         let Some(pid) = self.child.id() else { return };
-        let status = Command::new("sh").args(["-c", &format!("kill -INT {pid}")]).status().await;
-        assert!(status.expect("there is a shell").success(), "interrupt the engine");
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().await;
+        assert!(status.expect("there is a shell").success(), "signal the engine");
     }
 
     /// Waits until it ends by itself.

@@ -155,6 +155,9 @@ impl Side {
     /// table that is not there yet.
     pub(crate) async fn holds(&self, sql: &str) -> bool {
         let Ok(session) = self.cluster.session(&self.dbname).await else { return false };
+        if session.batch_execute("SET search_path = public").await.is_err() {
+            return false;
+        }
         session.query_one(sql, &[]).await.is_ok_and(|row| row.get::<_, Option<bool>>(0) == Some(true))
     }
 }

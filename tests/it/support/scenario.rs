@@ -73,7 +73,8 @@ impl Scenario {
 
     /// Compares every row and sequence.
     pub(crate) async fn compare(&self) -> Comparison {
-        let (source, target) = tokio::join!(self.source.session(), self.target.session());
+        let session = async |side: &Side| side.cluster.session(&side.dbname).await.expect("connect");
+        let (source, target) = tokio::join!(session(&self.source), session(&self.target));
         compare_database(&source, &target).await.expect("compare the two databases")
     }
 
@@ -140,11 +141,12 @@ impl Scenario {
 }
 
 impl Side {
-    /// A session in the scenario's database.
+    /// A session in the scenario's database; names without a schema mean `public`.
     pub(crate) async fn session(&self) -> Session {
         let session = self.cluster.session(&self.dbname).await.expect("connect to a server of ours");
         // Under our usual name an engine would take it for a dead one's session, and end it.
-        session.batch_execute("SET application_name = 'test'").await.expect("take another name");
+        let settings = "SET application_name = 'test'; SET search_path = public";
+        session.batch_execute(settings).await.expect("set up a session");
         session
     }
 
@@ -163,11 +165,10 @@ impl Side {
         format!("{} port={port}", self.dsn())
     }
 
-    /// Runs statements; names without a schema mean `public`.
+    /// Runs statements.
     pub(crate) async fn execute(&self, sql: &str) {
         let session = self.session().await;
-        let text = format!("SET search_path = public; {sql}");
-        if let Err(error) = session.batch_execute(&text).await {
+        if let Err(error) = session.batch_execute(sql).await {
             panic!("{error:?}\nin {sql}");
         }
     }
