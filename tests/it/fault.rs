@@ -5,7 +5,7 @@ use pgstream::demo::{Shutdown, Workload};
 use crate::support::engine::Engine;
 use crate::support::eventually;
 use crate::support::fault::Proxy;
-use crate::support::migration::{FULL, RUN, migrate, words};
+use crate::support::migration::{FULL, RUN, in_step, migrate, words};
 use crate::support::scenario::{Scenario, Side};
 
 const ROWS: u32 = 300;
@@ -17,14 +17,6 @@ const HELD: &str = "LOCK shop.event";
 /// Waits until the copy is held up by the lock of the test.
 async fn copying(target: &Side) {
     eventually("the copy waits for the lock", async || target.holds(COPYING).await).await;
-}
-
-/// Waits until everything that the source has committed by now is on the target.
-async fn in_step(scenario: &Scenario, after: &str) {
-    let now = "SELECT pg_logical_emit_message(true, 'test', '')::text";
-    let now: String = scenario.source.value(now).await;
-    let reached = format!("SELECT bool_or(end_lsn > '{now}') FROM pgstream.progress");
-    eventually(&format!("in step again after {after}"), async || scenario.target.holds(&reached).await).await;
 }
 
 /// Interrupts the engine, stops the writers, and takes the migration to its end.

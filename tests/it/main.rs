@@ -15,6 +15,7 @@ mod messages;
 mod metrics;
 mod migrate;
 mod precheck;
+mod migrate_change;
 mod migrate_choice;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]

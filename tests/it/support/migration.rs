@@ -8,6 +8,7 @@ use pgstream::verify::RelationKind;
 use pgstream::wire::Session;
 
 use super::engine::{Engine, Outcome};
+use super::eventually;
 use super::scenario::{Scenario, Side};
 
 /// Keyless tables are published whole for the time of the migration; the seed has some.
@@ -83,6 +84,14 @@ impl Scenario {
         let left = "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstream'";
         assert_eq!(self.target.value::<i64>(left).await, 0, "schema pgstream is left on the target");
     }
+}
+
+/// Waits until everything that the source has committed by now is durable on the target, as its slot tells.
+pub(crate) async fn in_step(scenario: &Scenario, after: &str) {
+    let now: String = scenario.source.value("SELECT pg_current_wal_insert_lsn()::text").await;
+    let confirmed = format!("SELECT bool_and(confirmed_flush_lsn >= '{now}') FROM pg_replication_slots");
+    let what = format!("in step again after {after}");
+    eventually(&what, async || scenario.source.holds(&confirmed).await).await;
 }
 
 /// Starts `pgstream migrate` between any two connection strings.
