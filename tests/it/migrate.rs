@@ -1,8 +1,13 @@
 //! The main job: a database moves while it is written to, and the two ends are the same afterwards.
 
+use std::process::Stdio;
+
+use pgstream::demo::Cluster;
+use tokio::process::Command;
+
 use crate::support::eventually;
 use crate::support::migration::{CAUGHT_UP, FULL, RUN, words};
-use crate::support::scenario::Scenario;
+use crate::support::scenario::{Scenario, Side};
 
 #[tokio::test]
 async fn the_awkward_database_moves_while_it_is_written_to() {
@@ -31,4 +36,44 @@ async fn the_awkward_database_moves_while_it_is_written_to() {
     assert_eq!(done["databases"][0]["status"], "done", "{done}");
     scenario.assert_moved().await;
     scenario.assert_source_clean(&before).await;
+}
+
+/// `pgbench` as a child that dies with the test; none if it is not installed.
+fn pgbench(source: &Side, arguments: &[&str]) -> Option<Command> {
+    let found = Cluster::installations().into_iter().map(|one| one.program("pgbench"));
+    let program = found.filter(|program| program.is_file()).next()?;
+    let mut command = Command::new(program);
+    command.args(arguments).arg(source.dsn()).kill_on_drop(true).stdout(Stdio::null()).stderr(Stdio::null());
+    Some(command)
+}
+
+#[tokio::test]
+async fn a_database_moves_under_eight_clients_of_pgbench() {
+    let scenario = Scenario::own("pgbench").await;
+    let source = &scenario.source;
+    let Some(mut initialize) = pgbench(source, &["-i", "-s", "2", "--foreign-keys", "-q"]) else {
+        eprintln!("skipped: there is no pgbench on this machine");
+        return;
+    };
+    assert!(initialize.status().await.unwrap().success());
+    let before = source.footprint().await;
+    let mut clients = pgbench(source, &["-n", "-c", "8", "-T", "600", "-R", "400"]).unwrap().spawn().unwrap();
+    let rows = "SELECT count(*) FROM public.pgbench_history";
+    eventually("they write", async || source.value::<i64>(rows).await > 100).await;
+
+    let lists = ["--insert-only", "public.pgbench_history"];
+    let caught_up = words(&[&CAUGHT_UP, &lists]);
+    scenario.migrate(&caught_up).wait(RUN).await.expect_code(0);
+    let written = source.value::<i64>(rows).await;
+    eventually("they go on", async || source.value::<i64>(rows).await > written + 500).await;
+    clients.kill().await.unwrap();
+    let ours = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgbench'";
+    eventually("their sessions end", async || source.holds(ours).await).await;
+
+    scenario.stop_replication(&lists).await;
+    scenario.assert_moved().await;
+    scenario.assert_source_clean(&before).await;
+    let balance = "SELECT sum(abalance) FROM public.pgbench_accounts";
+    let deltas = "SELECT sum(delta) FROM public.pgbench_history";
+    assert_eq!(scenario.target.value::<i64>(balance).await, scenario.target.value::<i64>(deltas).await);
 }

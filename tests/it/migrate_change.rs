@@ -136,7 +136,10 @@ async fn transactions_of_every_shape_arrive() {
     let session = source.session().await;
     // Each by itself, then all at once: in groups of their own, and together.
     for (what, sql) in TRANSACTIONS {
-        session.batch_execute(&format!("BEGIN; {sql}; COMMIT")).await.unwrap_or_else(|e| panic!("{what}: {e:?}"));
+        session
+            .batch_execute(&format!("BEGIN; {sql}; COMMIT"))
+            .await
+            .unwrap_or_else(|e| panic!("{what}: {e:?}"));
         in_step(&scenario, what).await;
         scenario.assert_rows_equal().await;
     }
