@@ -36,7 +36,7 @@ pub(super) async fn abandon(run: &Run) {
         Lock::Dead => None,
         Lock::Taken => return,
     };
-    let target = again.as_ref().unwrap_or(&run.target);
+    let target = again.as_deref().unwrap_or(&run.target);
     let undone = match undo(run, made).await {
         Ok(undone) => undone,
         Err(error) => Undone { done: Vec::new(), failure: Some(error) },
@@ -73,7 +73,7 @@ enum Lock {
     /// We had it all the time.
     Kept,
     /// It went with our session, and nobody else had taken it.
-    Again(Session),
+    Again(Box<Session>),
     /// Nobody has it: the server is gone.
     Dead,
     /// Another engine works on: what is on the source is its own now.
@@ -88,7 +88,7 @@ async fn relock(run: &Run) -> Lock {
         return Lock::Dead;
     };
     match state::lock(&session).await {
-        Ok(()) => Lock::Again(session),
+        Ok(()) => Lock::Again(Box::new(session)),
         Err(_) if session.is_closed() => Lock::Dead,
         Err(_) => Lock::Taken,
     }

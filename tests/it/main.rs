@@ -14,9 +14,9 @@ mod kill;
 mod messages;
 mod metrics;
 mod migrate;
-mod precheck;
 mod migrate_change;
 mod migrate_choice;
+mod precheck;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;

@@ -40,8 +40,8 @@ async fn the_awkward_database_moves_while_it_is_written_to() {
 
 /// `pgbench` as a child that dies with the test; none if it is not installed.
 fn pgbench(source: &Side, arguments: &[&str]) -> Option<Command> {
-    let found = Cluster::installations().into_iter().map(|one| one.program("pgbench"));
-    let program = found.filter(|program| program.is_file()).next()?;
+    let mut found = Cluster::installations().into_iter().map(|one| one.program("pgbench"));
+    let program = found.find(|program| program.is_file())?;
     let mut command = Command::new(program);
     command.args(arguments).arg(source.dsn()).kill_on_drop(true).stdout(Stdio::null()).stderr(Stdio::null());
     Some(command)
