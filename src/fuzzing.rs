@@ -12,6 +12,38 @@ use ::bytes::Bytes;
 
 use crate::pg::{Conninfo, Environment, Files, Passfile};
 use crate::pgoutput::{Decoder, Message, encode};
+use crate::wire::{BackendMessage, FRAME_BYTES_MAX, Frame, FrameBuffer, FrameError};
+
+/// Cuts frames from a stream that arrives in reads of the size in the first byte, and reads each as a message.
+///
+/// # Panics
+/// If the cut depends on how the bytes arrived.
+pub fn frames(data: &[u8]) {
+    let Some((size, bytes)) = data.split_first() else { return };
+    let at_once = cut(bytes, bytes.len());
+    let in_pieces = cut(bytes, usize::from(*size));
+    assert_eq!(at_once, in_pieces, "the same frames, however they arrive");
+    for frame in at_once.0 {
+        // Total: a message or an error, never a panic.
+        let _ = BackendMessage::parse(frame);
+    }
+}
+
+fn cut(bytes: &[u8], size: usize) -> (Vec<Frame>, Option<FrameError>) {
+    let mut buffer = FrameBuffer::new(FRAME_BYTES_MAX);
+    let mut frames = Vec::new();
+    for piece in bytes.chunks(size.max(1)) {
+        buffer.space().extend_from_slice(piece);
+        loop {
+            match buffer.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => return (frames, Some(error)),
+            }
+        }
+    }
+    (frames, None)
+}
 
 /// Decodes a stream: the protocol version in the first byte, then messages, each after its length in two bytes.
 ///
@@ -114,6 +146,11 @@ mod tests {
     }
 
     #[test]
+    fn the_frames_corpus_holds() {
+        replay("frames", super::frames);
+    }
+
+    #[test]
     fn the_pgoutput_corpus_holds() {
         replay("pgoutput", super::pgoutput);
     }
@@ -124,6 +161,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_bytes_hold_as_frames(data in prop::collection::vec(any::<u8>(), 0..200)) {
+            super::frames(&data);
+        }
+
         #[test]
         fn any_bytes_hold_as_pgoutput(data in prop::collection::vec(any::<u8>(), 0..200)) {
             super::pgoutput(&data);

@@ -30,5 +30,6 @@ fi
 as_root=''
 [ "$(id -u)" -eq 0 ] || as_root=sudo
 $as_root apt-get update -qq
+# In runlevel 1 the packages start no services of their own: the tests start what they need.
 # shellcheck disable=SC2086 # a list of words
-$as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing
+$as_root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $missing

@@ -33,7 +33,7 @@ async fn held_up(scenario: &Scenario, ending: &[&str]) -> (Engine, Hold) {
     let held = target.hold("LOCK public.big").await;
     writer.release().await;
     let waits = "SELECT count(*) > 0 FROM pg_stat_activity
-        WHERE application_name = 'pgstream copy' AND wait_event_type = 'Lock' AND datname = current_database()";
+        WHERE application_name = 'pgstream load' AND wait_event_type = 'Lock' AND datname = current_database()";
     eventually("the copy waits for the target", async || target.holds(waits).await).await;
     (engine, held)
 }
@@ -72,7 +72,7 @@ async fn a_lock_that_stays_is_waited_for_again_and_again() {
     let locked = scenario.source.hold("LOCK public.locked").await;
     held.release().await;
     let mut engine = engine;
-    engine.wait_for_stderr("trying again", PATIENCE).await;
+    engine.wait_for_stderr("locked meanwhile, copied anew: public.locked", PATIENCE).await;
     locked.commit().await;
     engine.wait(RUN).await.expect_code(0);
     scenario.assert_moved().await;
