@@ -9,7 +9,7 @@ use super::release::{self, Undone};
 use super::run::Run;
 use super::state::{self, Made};
 use crate::error::{Result, describe};
-use crate::replication::slot_state;
+use crate::replication::{end_walsender, slot_state};
 use crate::telemetry::Phase;
 use crate::wire::{Session, SessionSettings};
 
@@ -57,6 +57,14 @@ pub(super) async fn abandon(run: &Run) {
     if let Err(error) = set_back(target, &undone.done).await {
         // The next run finds that the slot is gone, and does this then.
         tracing::warn!(error = %describe(&error), "the target could not be told");
+    }
+}
+
+/// Ends the walsender of a run that was interrupted: one that waits for a lock does not notice that we are
+/// gone, and would hold a half-made slot until the wait is over (P12).
+pub(super) async fn hang_up(run: &Run) {
+    if let Err(error) = end_walsender(&run.source, &run.id.slot()).await {
+        tracing::debug!(error = %describe(&error), "the walsender could not be ended");
     }
 }
 

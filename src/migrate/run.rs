@@ -162,8 +162,10 @@ async fn attempt_once(options: &Options, watchers: &Watchers, attempt: &mut Atte
         Ok(outcome) => return Ok(outcome),
         Err(error) => error,
     };
-    if error.recovery() == Recovery::Operator && error.kind() != ErrorKind::Cancelled {
-        abandon::abandon(&run).await;
+    match (error.kind(), error.recovery()) {
+        (ErrorKind::Cancelled, _) => abandon::hang_up(&run).await,
+        (_, Recovery::Operator) => abandon::abandon(&run).await,
+        (_, Recovery::Retry | Recovery::Bug) => {}
     }
     // A server that went away took our own session with it.
     let side = if run.target.is_closed() { Side::Target } else { Side::Source };

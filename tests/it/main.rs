@@ -21,6 +21,7 @@ mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;
 mod secrets;
+mod signals;
 mod splice;
 #[allow(dead_code, reason = "support is written for scenarios to come as well")]
 mod support;
