@@ -195,7 +195,7 @@ pub async fn lock(target: &Session) -> Result<()> {
             .execute(
                 "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
                   WHERE datname = pg_catalog.current_database() AND usename = current_user
-                    AND application_name ~ '^pgstream (load|build|apply)'
+                    AND application_name ~ '^pgstream (load|build|schema|apply)'
                     AND pid <> pg_catalog.pg_backend_pid()",
                 &[],
             )
