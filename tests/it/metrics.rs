@@ -80,8 +80,14 @@ fn scrape(address: SocketAddr) -> String {
     body.to_owned()
 }
 
+/// Where the engine says that it serves metrics.
+pub(crate) fn metrics_address(stderr: &str) -> SocketAddr {
+    let word = stderr.split_once("address=").and_then(|(_, rest)| rest.split_whitespace().next());
+    word.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in\n{stderr}"))
+}
+
 /// What one request was answered, split at the end of the head.
-fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
+pub(crate) fn get(address: SocketAddr, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).ok()?;
     let mut response = String::new();
@@ -206,9 +212,7 @@ async fn a_migration_is_told_truly_from_its_beginning_to_its_end() {
         .concat(),
     );
     engine.wait_for_stderr("metrics are served", PATIENCE).await;
-    let said = engine.stderr_text();
-    let address = said.split_once("address=").and_then(|(_, rest)| rest.split_whitespace().next()).unwrap();
-    let mut scraper = Scraper::start(address.parse().unwrap());
+    let mut scraper = Scraper::start(metrics_address(&engine.stderr_text()));
 
     scraper.until("following", |scrape| scrape.phase() == Some(Phase::Following)).await;
     let commits = workload.counts().commits;

@@ -1,5 +1,5 @@
 //! A password, wherever it was given, is seen nowhere: not on stdout or stderr at any log level, not in the
-//! command line of a process, not in the metrics, not in what is left on either server.
+//! command line of a process, not in the metrics or the result.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,6 +8,7 @@ use std::process::Stdio;
 
 use pgstream::demo::ClusterOptions;
 
+use crate::metrics::{get, metrics_address};
 use crate::support::PATIENCE;
 use crate::support::engine::Engine;
 use crate::support::scenario::{Scenario, source_options, target_options};
@@ -60,7 +61,11 @@ async fn a_password_on_a_command_line_would_be_seen() {
 /// One run with `command`, at the most talkative level: what it printed, and what was seen meanwhile.
 async fn run(mut command: tokio::process::Command) -> String {
     command.args(["-vvv", "--json", "--metrics-addr", "127.0.0.1:0", "--stop-replication"]);
-    let engine = Engine::spawn(command);
+    let mut engine = Engine::spawn(command);
+    engine.wait_for_stderr("metrics are served", PATIENCE).await;
+    let address = metrics_address(&engine.stderr_text());
+    let (status, metrics) = get(address, "/metrics").expect("the engine has only begun");
+    assert_eq!(status, 200);
     let seen = tokio::task::spawn_blocking(|| {
         let start = std::time::Instant::now();
         let mut seen = BTreeSet::new();
@@ -72,7 +77,7 @@ async fn run(mut command: tokio::process::Command) -> String {
     let outcome = engine.wait(PATIENCE).await.expect_code(0);
     let seen = seen.await.unwrap();
     assert!(seen.is_empty(), "command lines: {seen:#?}");
-    format!("{}\n{}", outcome.stdout, outcome.stderr)
+    format!("{}\n{}\n{metrics}", outcome.stdout, outcome.stderr)
 }
 
 async fn assert_kept(said: &str, scenario: &Scenario) {
