@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use pgstream::demo::{Cluster, ClusterOptions, Shutdown};
+use pgstream::demo::{ClusterOptions, Shutdown};
 use pgstream::wire::{Connection, ConnectionSettings};
 
 use crate::support::PATIENCE;
@@ -237,23 +237,6 @@ async fn a_standby_at_either_end_blocks() {
     let says = ["The source is a standby", "target_session_attrs=read-write"];
     let (source, target) = (scenario.target.dsn(), scenario.source.dsn());
     Case { source, target, words: &[], code: BLOCKED, says: &says }.fails(&scenario).await;
-}
-
-#[tokio::test]
-async fn a_target_older_than_the_source_blocks() {
-    let mut majors: Vec<u32> = Cluster::installations().iter().map(|one| one.version().major()).collect();
-    majors.dedup();
-    let [newest, .., oldest] = majors[..] else {
-        eprintln!("not tried: one major version is installed; the verdict itself has unit tests");
-        return;
-    };
-    let server = |major| ClusterOptions {
-        server: pgstream::demo::ServerChoice::Major(major),
-        ..ClusterOptions::default()
-    };
-    let scenario = Scenario::own_with("older", server(newest), server(oldest)).await;
-    let says = ["older than the source's", "Use a target of PostgreSQL"];
-    case(&scenario, &[], BLOCKED, &says).fails(&scenario).await;
 }
 
 /// Writes stand-ins for both tools that only know their version.

@@ -38,26 +38,26 @@ async fn the_awkward_database_moves_while_it_is_written_to() {
     scenario.assert_source_clean(&before).await;
 }
 
-/// `pgbench` as a child that dies with the test; none if it is not installed.
-fn pgbench(source: &Side, arguments: &[&str]) -> Option<Command> {
+/// `pgbench` as a child that dies with the test.
+fn pgbench(source: &Side, arguments: &[&str]) -> Command {
     let mut found = Cluster::installations().into_iter().map(|one| one.program("pgbench"));
-    let program = found.find(|program| program.is_file())?;
+    let program = found.find(|program| program.is_file());
+    let program = program.expect(
+        "pgbench is missing: install PostgreSQL's client programs (apt-get install postgresql-client)",
+    );
     let mut command = Command::new(program);
     command.args(arguments).arg(source.dsn()).kill_on_drop(true).stdout(Stdio::null()).stderr(Stdio::null());
-    Some(command)
+    command
 }
 
 #[tokio::test]
 async fn a_database_moves_under_eight_clients_of_pgbench() {
     let scenario = Scenario::own("pgbench").await;
     let source = &scenario.source;
-    let Some(mut initialize) = pgbench(source, &["-i", "-s", "2", "--foreign-keys", "-q"]) else {
-        eprintln!("skipped: there is no pgbench on this machine");
-        return;
-    };
+    let mut initialize = pgbench(source, &["-i", "-s", "2", "--foreign-keys", "-q"]);
     assert!(initialize.status().await.unwrap().success());
     let before = source.footprint().await;
-    let mut clients = pgbench(source, &["-n", "-c", "8", "-T", "600", "-R", "400"]).unwrap().spawn().unwrap();
+    let mut clients = pgbench(source, &["-n", "-c", "8", "-T", "600", "-R", "400"]).spawn().unwrap();
     let rows = "SELECT count(*) FROM public.pgbench_history";
     eventually("they write", async || source.value::<i64>(rows).await > 100).await;
 
