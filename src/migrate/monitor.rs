@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::gauge::Horizon;
 use super::run::Run;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Recovery, Result, describe};
 use crate::pg::{Conninfo, Lsn, SlotName};
 use crate::replication::{slot_state, wal_position};
 use crate::telemetry::DatabaseMetrics;
@@ -17,6 +17,8 @@ use crate::wire::{Session, SessionSettings};
 
 /// Between two looks at the source's position.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Before the next look at a source that is away.
+const AWAY: Duration = Duration::from_secs(5);
 /// Every so many of them, a look at the slot.
 const SLOT_EVERY: u32 = 5;
 
@@ -75,12 +77,27 @@ impl Monitor {
 
 /// Runs `work`, and the monitor beside it for as long as it takes.
 ///
+/// A source that is away for a while is no matter here: who needs it notices by himself, and an index build
+/// does not.
+///
 /// # Errors
 /// Those of `work`, or what the monitor found.
 pub(super) async fn beside<T>(run: &Run, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let horizon = Horizon::starting_at(Lsn::ZERO);
     tokio::select! {
         done = work => done,
-        found = Monitor::of(run).run(&horizon) => match found? {},
+        error = trouble(run) => Err(error),
+    }
+}
+
+/// Looks until something is wrong that does not pass.
+async fn trouble(run: &Run) -> Error {
+    let horizon = Horizon::starting_at(Lsn::ZERO);
+    loop {
+        let Err(error) = Monitor::of(run).run(&horizon).await;
+        if error.recovery() != Recovery::Retry {
+            return error;
+        }
+        tracing::debug!(error = %describe(&error), "the source cannot be looked at");
+        tokio::time::sleep(AWAY).await;
     }
 }
