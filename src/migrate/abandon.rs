@@ -5,6 +5,7 @@
 //! without the target, and undone first; the state on the target is set back when it can be, by this run or
 //! by the next one.
 
+use super::lock;
 use super::release::{self, Undone};
 use super::run::Run;
 use super::state::{self, Made};
@@ -95,7 +96,7 @@ async fn relock(run: &Run) -> Lock {
     let Ok(session) = Session::connect(&run.options.target, &SessionSettings::role("control")).await else {
         return Lock::Dead;
     };
-    match state::lock(&session).await {
+    match lock::lock(&session).await {
         Ok(()) => Lock::Again(Box::new(session)),
         Err(_) if session.is_closed() => Lock::Dead,
         Err(_) => Lock::Taken,

@@ -21,6 +21,7 @@ mod define;
 mod follow;
 mod gauge;
 mod load;
+mod lock;
 mod monitor;
 mod open;
 mod outcome;

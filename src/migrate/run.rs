@@ -13,7 +13,7 @@ use super::outcome::{Ended, Figures, Outcome};
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId, State};
 use super::tables::TableGauge;
-use super::{abandon, cutover, define, follow, load, monitor, open};
+use super::{abandon, cutover, define, follow, load, lock, monitor, open};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
@@ -177,7 +177,7 @@ async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
     let settings = SessionSettings::role("control");
     let source = reach(Side::Source, &options.source, &settings).await?;
     let target = reach(Side::Target, &options.target, &settings).await?;
-    state::lock(&target).await?;
+    lock::lock(&target).await?;
     let found = state::find(&target).await?;
     let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
     let identity_choice = options.identity.read()?;

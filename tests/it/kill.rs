@@ -77,6 +77,13 @@ async fn a_migration_killed_at_every_named_point_ends_equal() {
 
     victim.kill_when("while definitions are restored", "EXISTS (SELECT FROM pgstream.archive)").await;
 
+    // pg_restore is a process of its own, and outlives the engine.
+    let comments = target.hold("LOCK pg_catalog.pg_description IN SHARE MODE").await;
+    let commenting = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgstream schema'
+                          AND wait_event_type = 'Lock')";
+    victim.kill_when("in the middle of pg_restore", commenting).await;
+    comments.release().await;
+
     // A transaction that has written keeps the slot from starting, but not the publication.
     let writer = source.hold("CREATE TABLE public.undone ()").await;
     let engine = victim.run(&[]);
@@ -131,6 +138,10 @@ async fn a_migration_killed_at_every_named_point_ends_equal() {
     let gone = "SELECT count(*) = 0 FROM pg_replication_slots";
     let engine = scenario.migrate(&stop);
     engine.kill_when(&scenario.source, gone).await;
+    // The dead engine's DROP would still be carried out, and with it the migration would be over.
+    scenario.target.terminate("control").await;
+    let ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE application_name = 'pgstream control'";
+    eventually("its session ends", async || scenario.target.holds(ended).await).await;
     reader.release().await;
     scenario.stop_replication(&FULL).await;
     scenario.assert_moved().await;

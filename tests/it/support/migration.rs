@@ -73,13 +73,12 @@ impl Scenario {
         assert!(shown.is_empty(), "the two sides differ:\n{shown}");
     }
 
-    /// Asserts that a migration came to its end: rows, sequences and definitions are the same on both
-    /// sides, and nothing of ours is left on the target.
+    /// Asserts that a migration came to its end: rows, unlogged tables and large objects too, sequences and
+    /// definitions are the same on both sides, and nothing of ours is left on the target.
     pub(crate) async fn assert_moved(&self) {
         self.assert_rows_equal().await;
         let comparison = self.compare().await;
-        let sequences: Vec<_> = comparison.differing_sequences().collect();
-        assert!(sequences.is_empty(), "sequences differ: {sequences:#?}");
+        assert!(comparison.is_equal(), "the two sides differ:\n{comparison}");
         self.assert_same_schema();
         let left = "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstream'";
         assert_eq!(self.target.value::<i64>(left).await, 0, "schema pgstream is left on the target");
