@@ -5,11 +5,12 @@
 //! two tasks; neither waits for the other, and neither waits for apply.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, BytesMut};
 use futures_util::FutureExt;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::stream_item::{Reply, StreamItem};
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +37,7 @@ pub struct StreamReader {
     frames: CopyBothReader,
     reply_wanted: Arc<Notify>,
     deferred: Option<Error>,
+    last_batch: Option<Instant>,
 }
 
 /// The reporting half.
@@ -74,7 +76,12 @@ pub async fn start_stream(
     })?;
     let reply_wanted = Arc::new(Notify::new());
     Ok((
-        StreamReader { frames: reader, reply_wanted: Arc::clone(&reply_wanted), deferred: None },
+        StreamReader {
+            frames: reader,
+            reply_wanted: Arc::clone(&reply_wanted),
+            deferred: None,
+            last_batch: None,
+        },
         FeedbackWriter { frames: writer, reply_wanted, confirmed: Lsn::ZERO },
     ))
 }
@@ -103,33 +110,77 @@ impl StreamReader {
     /// The next item, and with it those that have arrived already, up to about `items_max` and `bytes_max`.
     /// Empty once the walsender has ended the stream.
     ///
+    /// The walsender sends message by message, and waking somebody for each costs more than the message. So a
+    /// batch that follows hard on another waits a moment for more to arrive; one after a rest does not.
+    ///
     /// # Errors
     /// As [`StreamReader::next`]; items read before the error are given first, and the error with the next call.
+    /// # Cancel safety
+    /// Not safe: items of an unfinished batch are lost, and come again only on a new stream.
     pub async fn next_batch(&mut self, items_max: usize, bytes_max: usize) -> Result<Vec<StreamItem>> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        let mut next = match self.deferred.take() {
+        let mut batch = Batch { items: Vec::new(), bytes: 0, items_max, bytes_max };
+        let first = match self.deferred.take() {
             Some(error) => return Err(error),
             None => self.next().await?,
         };
-        while let Some(item) = next {
-            if let StreamItem::Data { message, .. } = &item {
-                bytes += message.len();
+        let Some(first) = first else { return Ok(Vec::new()) };
+        batch.push(first);
+        if self.gather(&mut batch) == Source::Quiet {
+            let gathering = self.last_batch.map(|last| last + GATHER).filter(|end| *end > Instant::now());
+            if let Some(end) = gathering {
+                tokio::time::sleep_until(end).await;
+                self.gather(&mut batch);
             }
-            batch.push(item);
-            if batch.len() >= items_max || bytes >= bytes_max {
-                break;
-            }
-            next = match self.next().now_or_never() {
-                Some(Ok(next)) => next,
+        }
+        self.last_batch = Some(Instant::now());
+        Ok(batch.items)
+    }
+
+    /// Takes what has arrived, without waiting.
+    fn gather(&mut self, batch: &mut Batch) -> Source {
+        while !batch.is_full() {
+            match self.next().now_or_never() {
+                Some(Ok(Some(item))) => batch.push(item),
+                Some(Ok(None)) => return Source::Ended,
                 Some(Err(error)) => {
                     self.deferred = Some(error);
-                    None
+                    return Source::Ended;
                 }
-                None => None,
-            };
+                None => return Source::Quiet,
+            }
         }
-        Ok(batch)
+        Source::More
+    }
+}
+
+/// How long a batch waits for more after the one before it.
+const GATHER: Duration = Duration::from_millis(1);
+
+/// Why gathering ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Quiet,
+    More,
+    Ended,
+}
+
+struct Batch {
+    items: Vec<StreamItem>,
+    bytes: usize,
+    items_max: usize,
+    bytes_max: usize,
+}
+
+impl Batch {
+    fn push(&mut self, item: StreamItem) {
+        if let StreamItem::Data { message, .. } = &item {
+            self.bytes += message.len();
+        }
+        self.items.push(item);
+    }
+
+    fn is_full(&self) -> bool {
+        self.items.len() >= self.items_max || self.bytes >= self.bytes_max
     }
 }
 
