@@ -99,15 +99,15 @@ pub fn enter<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<Stri
     })
 }
 
-/// Empties a table that will be copied in parts, and forgets parts of an earlier snapshot. One transaction.
+/// Empties a table that will be copied in parts by the statement `emptied`, and forgets parts of an earlier snapshot. One transaction.
 ///
 /// From here on only parts of the snapshot at `watermark` count: a statement of an earlier wave that arrives
 /// late touches nothing.
 #[must_use]
-pub fn begin_parts(name: &QualifiedName, watermark: Lsn) -> String {
+pub fn begin_parts(name: &QualifiedName, emptied: &str, watermark: Lsn) -> String {
     let (schema, table) = key(name);
     format!(
-        "TRUNCATE ONLY {name};
+        "{emptied};
          DELETE FROM pgstream.copied_part WHERE schema_name = {schema} AND table_name = {table};
          UPDATE pgstream.copied_table SET state = 'copying', watermark = '{watermark}', rows = 0, bytes = 0
           WHERE schema_name = {schema} AND table_name = {table}"

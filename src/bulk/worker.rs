@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::copy::{CopiedTable, CopyEvent, CopyPlan, LoadRole, PutOff, Wave};
 use super::ledger;
-use super::partition::{Freeze, Part};
+use super::partition::{Freeze, Part, TableCopy};
 use crate::error::{Error, ErrorKind, Recovery, Result};
 use crate::pg::{SqlState, quote_literal};
 use crate::wire::{Connection, ConnectionSettings, splice};
@@ -50,7 +50,7 @@ impl Worker {
                 connection
                     .execute(&format!(
                         "BEGIN; {}; COMMIT",
-                        ledger::begin_parts(&table.name, wave.plan.watermark)
+                        ledger::begin_parts(&table.name, &empty(&wave.plan, table).0, wave.plan.watermark)
                     ))
                     .await?;
             }
@@ -79,7 +79,7 @@ impl Worker {
         Ok(())
     }
 
-    fn table(&self, part: Part) -> &super::partition::TableCopy {
+    fn table(&self, part: Part) -> &TableCopy {
         &self.wave.plan.tables[part.table]
     }
 
@@ -102,7 +102,10 @@ impl Worker {
             if error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE) {
                 return Ok(Copied::PutOff(PutOff::Locked));
             }
-            if error.recovery() != Recovery::Retry || attempt == ATTEMPTS {
+            // A part that is noted twice was copied before, by a COMMIT whose answer was lost.
+            let twin =
+                attempt > 1 && part.range.is_some() && error.sqlstate() == Some(SqlState::UNIQUE_VIOLATION);
+            if (error.recovery() != Recovery::Retry && !twin) || attempt == ATTEMPTS {
                 return Err(self.explain(part, error));
             }
             tracing::warn!(
@@ -169,7 +172,10 @@ impl Worker {
             return Ok(Copied::PutOff(PutOff::Rewritten));
         }
         let (prelude, freeze) = match part.range {
-            None => (format!("BEGIN; TRUNCATE ONLY {}", table.name), Freeze::Yes),
+            None => {
+                let (emptied, freeze) = empty(plan, table);
+                (format!("BEGIN; {emptied}"), freeze)
+            }
             Some(_) => ("BEGIN".to_owned(), Freeze::No),
         };
         target.execute(&prelude).await?;
@@ -208,6 +214,16 @@ impl Worker {
     async fn tell(&self, event: CopyEvent) {
         // A conductor that no longer listens is going down, and this task with it.
         let _ = self.wave.events.send(event).await;
+    }
+}
+
+/// The statement that empties a table before it is loaded, and whether its rows can then be frozen (P86).
+///
+/// Foreign keys that exist already forbid TRUNCATE of what they refer to, whoever asks.
+fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
+    match plan.replica_role {
+        LoadRole::Origin => (format!("TRUNCATE ONLY {}", table.name), Freeze::Yes),
+        LoadRole::Replica => (format!("DELETE FROM ONLY {}", table.name), Freeze::No),
     }
 }
 

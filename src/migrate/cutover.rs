@@ -15,9 +15,8 @@ use crate::error::{Error, Result, describe};
 use crate::pg::{QualifiedName, quote_literal};
 use crate::wire::{Session, SessionSettings};
 
-/// Creates what had to wait until no more changes are applied (P47, P48), after the rows that the stream does
-/// not carry. Can be done twice; what is there already is passed over.
-pub(super) async fn arm(run: &Run) -> Result<()> {
+/// Copies the rows that the stream does not carry: unlogged tables and large objects. Can be done twice.
+pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     let replica_role = match define::replica_role(run).await? {
         ReplicaRole::Settable => LoadRole::Replica,
@@ -28,7 +27,7 @@ pub(super) async fn arm(run: &Run) -> Result<()> {
     if source.large_objects > 0 {
         carry_large_objects(run, source.large_objects).await?;
     }
-    define::arm_at_last(run).await
+    Ok(())
 }
 
 /// Everything between the last change and the hand-over. Can be done twice.

@@ -249,10 +249,10 @@ pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: Loa
         Ok(())
     };
     let (outcome, ()) = tokio::try_join!(copy_tables(plan, events), drain)?;
-    match outcome.rewritten.first() {
+    match outcome.rewritten.iter().chain(&outcome.locked).next() {
         None => Ok(()),
         Some(table) => Err(Error::new(ErrorKind::Copy, format!("copy table {}", table.plain()))
-            .hint("It was truncated or rewritten on the source just now; run the same command again.")),
+            .hint("It was truncated, rewritten or locked just now; run the same command again.")),
     }
 }
 

@@ -109,10 +109,9 @@ async fn keep(run: &Run, slot: CreatedSlot) -> Result<OpenSnapshot> {
     Ok(OpenSnapshot { keeper, consistent_point: slot.consistent_point })
 }
 
-/// How long one try waits before it gives way, so that those queued behind it get a turn: at first, because
-/// the operator wants to hear soon of who is in the way, and at the most.
+/// How long the first try waits: the operator wants to hear soon of who is in the way. Each further one waits
+/// twice as long, as a try that gives way begins from nothing.
 const TRY_MIN: Duration = Duration::from_secs(1);
-const TRY_MAX: Duration = Duration::from_secs(10);
 
 async fn patiently(run: &Run, name: &SlotName, lifetime: Lifetime) -> Result<CreatedSlot> {
     let deadline = Instant::now() + run.options.slot_wait;
@@ -137,7 +136,7 @@ async fn patiently(run: &Run, name: &SlotName, lifetime: Lifetime) -> Result<Cre
         run.progress.note(&format!(
             "waiting for transactions that have written before the slot can start:\n  {list}"
         ));
-        wait = TRY_MAX.min(wait * 2);
+        wait *= 2;
     }
 }
 

@@ -40,6 +40,10 @@ pub(super) async fn undo_all(source: &Session, mut made: Vec<Made>) -> Undone {
     });
     let mut undone = Undone { done: Vec::new(), failure: None };
     for made in made {
+        // Still published, a table whose identity is set back refuses the source's own UPDATE (P06).
+        if undone.failure.is_some() && matches!(made, Made::ReplicaIdentity { .. }) {
+            continue;
+        }
         match undo(source, &made).await {
             Ok(()) => undone.done.push(made),
             Err(error) => {
@@ -57,8 +61,12 @@ async fn undo(source: &Session, made: &Made) -> Result<()> {
         Made::Publication(name) => drop_publication(source, name).await,
         Made::ReplicaIdentity { table, before } => {
             // The table may have been dropped meanwhile; then there is nothing to set back.
-            let exists =
-                format!("SELECT pg_catalog.to_regclass({}) IS NOT NULL", quote_literal(&table.to_string()));
+            // Somebody may have given it another identity since; that one is not ours to undo.
+            let exists = format!(
+                "SELECT EXISTS (SELECT FROM pg_catalog.pg_class
+                   WHERE oid = pg_catalog.to_regclass({}) AND relreplident = 'f')",
+                quote_literal(&table.to_string())
+            );
             let failed = |error| Error::from_postgres(format!("look for table {}", table.plain()), error);
             if source.query_one(&exists, &[]).await.map_err(failed)?.get(0) {
                 set_replica_identity(source, table, before).await?;

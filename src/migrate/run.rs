@@ -17,7 +17,7 @@ use super::{abandon, cutover, define, follow, load, lock, monitor, open};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
-use crate::pg::{Conninfo, Identifier, Lsn, QualifiedName, ServerVersion};
+use crate::pg::{Conninfo, Identifier, Lsn, QualifiedName, ServerVersion, SqlState};
 use crate::precheck::{self, CheckOptions, IdentityChoice, Report, Resuming, Verdict};
 use crate::replication::{SourceIdentity, identify};
 use crate::schema::{self, RestoreRun};
@@ -106,7 +106,10 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
             last_headway = Instant::now();
             pause = PAUSE_MIN;
         }
-        if !adopted || error.recovery() != Recovery::Retry || watchers.shutdown.is_requested() {
+        // The lock may be held by our own last session, which the server has not yet seen to be gone.
+        let ours = adopted && !attempt.adopted && error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE);
+        let passes = error.recovery() == Recovery::Retry || ours;
+        if !adopted || !passes || watchers.shutdown.is_requested() {
             return Err(error);
         }
         if last_headway.elapsed() > PATIENCE {
@@ -344,12 +347,19 @@ impl Run {
                 }
             }
         }
+        // What fires when a row is written comes after the phase: never again is a change applied.
+        stop.or_stop(self.alive(define::arm_at_last(self))).await?;
         stop.or_stop(self.alive(cutover::carry_the_rest(self))).await?;
         let position = follow::position(self).await?;
         let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
-        let outcome = self.outcome(Ended::Stopped, &end).await?;
+        let mut outcome = self.outcome(Ended::Stopped, &end).await?;
         self.show(Phase::CutOver);
-        state::remove(&self.target).await?;
+        // All is done; a connection that breaks now must not make it look undone.
+        if let Err(error) = state::remove(&self.target).await {
+            let warning = format!("schema pgstream may be left on the target: {}", describe(&error));
+            self.progress.warn(&warning);
+            outcome.warnings.push(warning);
+        }
         Ok(outcome)
     }
 
@@ -361,8 +371,8 @@ impl Run {
         let moved: Vec<QualifiedName> =
             tables.into_iter().filter(|(_, state)| streamed(state)).map(|(name, _)| name).collect();
         open::still_published(self, &moved).await?;
-        // While these fail, following can go on.
-        stop.or_stop(self.alive(monitor::beside(self, cutover::arm(self)))).await?;
+        // While this fails, following can go on.
+        stop.or_stop(self.alive(monitor::beside(self, cutover::carry_unstreamed(self)))).await?;
         self.enter(Phase::Fenced, "").await
     }
 
