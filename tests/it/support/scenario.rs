@@ -230,6 +230,7 @@ const FOOTPRINT: &str = "
         FROM pg_catalog.pg_trigger
     UNION ALL SELECT 'event trigger ' || evtname || ' ' || evtenabled::text FROM pg_catalog.pg_event_trigger
     UNION ALL SELECT 'function ' || p.oid::regprocedure FROM pg_catalog.pg_proc AS p WHERE p.oid >= 16384
+        AND p.pronamespace::regnamespace::text !~ '^pg_temp'
     UNION ALL SELECT 'role ' || rolname FROM pg_catalog.pg_roles
     UNION ALL SELECT 'setting ' || setrole || ' ' || setconfig::text FROM pg_catalog.pg_db_role_setting
         WHERE setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
