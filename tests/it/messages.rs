@@ -106,7 +106,7 @@ async fn a_server_that_is_not_reached_is_named_with_its_cause_and_its_cure() {
 
 #[tokio::test]
 async fn bad_usage_is_told_from_everything_else() {
-    let scenario = Scenario::shared("usage").await;
+    let scenario = Scenario::own("usage").await;
     let skip = ["--skip-table", "no_such_table"];
     for (words, says) in [
         (&["--frobnicate"][..], &["there is no option --frobnicate", "pgstream --help"][..]),
@@ -142,7 +142,7 @@ async fn bad_usage_is_told_from_everything_else() {
 
 #[tokio::test]
 async fn tables_that_cannot_be_published_or_read_block() {
-    let scenario = Scenario::shared("tables").await;
+    let scenario = Scenario::own("tables").await;
     scenario
         .source
         .execute(
@@ -178,7 +178,7 @@ async fn tables_that_cannot_be_published_or_read_block() {
 
 #[tokio::test]
 async fn a_target_that_holds_something_or_is_the_source_blocks() {
-    let scenario = Scenario::shared("full").await;
+    let scenario = Scenario::own("full").await;
     scenario.source.execute("CREATE TABLE t (id int PRIMARY KEY)").await;
     scenario.target.execute("CREATE TABLE stray (a int)").await;
     let says = ["is not empty: it holds a relation, public.stray", "Name an empty database"];
@@ -250,7 +250,7 @@ fn fake_tools(directory: &Path, version: &str) {
 
 #[tokio::test]
 async fn tools_that_are_missing_or_too_old_stop_it_before_anything_is_made() {
-    let scenario = Scenario::shared("tools").await;
+    let scenario = Scenario::own("tools").await;
     scenario.source.execute("CREATE TABLE t (id int PRIMARY KEY)").await;
     let empty = tempfile::tempdir().unwrap();
     let old = tempfile::tempdir().unwrap();
