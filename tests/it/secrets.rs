@@ -9,9 +9,9 @@ use std::process::Stdio;
 use pgstream::demo::ClusterOptions;
 
 use crate::metrics::{get, metrics_address};
-use crate::support::PATIENCE;
 use crate::support::engine::Engine;
 use crate::support::scenario::{Scenario, source_options, target_options};
+use crate::support::{PATIENCE, eventually};
 
 const SOURCE_PASSWORD: &str = "s0urce-h&nter=2";
 const TARGET_PASSWORD: &str = "t4rget-hunter/2";
@@ -53,7 +53,8 @@ async fn a_password_on_a_command_line_would_be_seen() {
     let marker = "an-argument-to-be-seen";
     let mut shell = tokio::process::Command::new("sh");
     let mut child = shell.args(["-c", "read line", marker]).stdin(Stdio::piped()).spawn().unwrap();
-    assert_eq!(command_lines(&[marker]).len(), 1);
+    // A process has its own command line only some time after it was started.
+    eventually("it is seen", async || command_lines(&[marker]).len() == 1).await;
     drop(child.stdin.take());
     child.wait().await.unwrap();
 }
