@@ -42,6 +42,8 @@ struct Weather {
     bytes_per_second: Option<u64>,
     /// Connections opened under an older number are reset.
     epoch: u64,
+    /// Once so many bytes have passed in all, no more do.
+    bytes_max: Option<u64>,
     upstream: SocketAddr,
 }
 
@@ -64,6 +66,7 @@ impl Proxy {
             delay: Duration::ZERO,
             bytes_per_second: None,
             epoch: 0,
+            bytes_max: None,
             upstream: SocketAddr::from(([127, 0, 0, 1], upstream_port)),
         });
         let (counter, carried) = watch::channel(0);
@@ -115,10 +118,15 @@ impl Proxy {
     }
 
     /// Waits until so many bytes in all have passed, both ways together, then resets every connection.
+    /// What is under way at that moment does not arrive, however late the reset comes.
     pub(crate) async fn cut_after(&self, bytes: u64) {
         let goal = *self.carried.borrow() + bytes;
+        self.weather.send_modify(|weather| weather.bytes_max = Some(goal));
         let _ = self.carried.clone().wait_for(|carried| *carried >= goal).await;
-        self.cut();
+        self.weather.send_modify(|weather| {
+            weather.bytes_max = None;
+            weather.epoch += 1;
+        });
     }
 }
 
@@ -187,7 +195,10 @@ async fn pump(
         let mut weather = weather;
         while let Some((due, chunk)) = queue.recv().await {
             tokio::time::sleep_until(due).await;
-            let passing = weather.wait_for(|weather| weather.flow == Flow::Passing).await;
+            let passes = |weather: &Weather| {
+                weather.flow == Flow::Passing && weather.bytes_max.is_none_or(|max| *carried.borrow() < max)
+            };
+            let passing = weather.wait_for(passes).await;
             let Ok(rate) = passing.map(|weather| weather.bytes_per_second) else { return };
             if to.write_all(&chunk).await.is_err() {
                 return;
