@@ -14,6 +14,7 @@
 //! The phases are those of [`crate::telemetry::Phase`].
 
 mod abandon;
+mod adopt;
 mod build;
 mod config;
 mod cutover;
@@ -26,6 +27,7 @@ mod monitor;
 mod open;
 mod outcome;
 mod release;
+mod retry;
 mod run;
 mod selection;
 mod shutdown;
@@ -35,6 +37,7 @@ mod tables;
 pub use config::{Ending, Full, IdentityChoice, Options, Output};
 pub use outcome::{Ended, Figures, Outcome};
 pub use release::release_source;
-pub use run::{Watchers, migrate};
+pub use retry::migrate;
+pub use run::Watchers;
 pub use selection::{Selection, Wishes, select};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};

@@ -1,0 +1,129 @@
+//! One migration from wherever it stands to wherever it is told to go, by as many attempts as it takes.
+//!
+//! Hazard: after any broken connection we cannot know what the servers have done. So nothing is carried
+//! over in memory: an attempt reads the durable state on the target and goes on from there, exactly as a new
+//! process would, and a retry is simply the next attempt.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::abandon;
+use super::adopt::adopt;
+use super::config::Options;
+use super::outcome::Outcome;
+use super::run::Watchers;
+use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
+use crate::pg::SqlState;
+use crate::telemetry::Readiness;
+
+/// How long attempts may fail one after the other, none of them getting any further, before the error
+/// counts. A server's restart on a large machine takes minutes.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+/// Between two attempts, at first and at the most.
+const PAUSE_MIN: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
+/// How long the work may go on without the lock, only to be heard: less than another engine needs to begin.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// What an attempt came to, beside its result.
+#[derive(Default)]
+struct Attempt {
+    /// It found or made the migration's state: both servers can be reached, and every check has passed.
+    adopted: bool,
+    /// It left the migration further than it was.
+    headway: bool,
+}
+
+/// Runs a migration until its end, trying again while the errors are of the kind that passes.
+///
+/// # Errors
+/// `Check` when a check blocks it; `Cancelled` when the operator stopped it before it followed; else what
+/// went wrong. Running again is safe in every case.
+pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> {
+    let started = Instant::now();
+    let mut adopted = false;
+    let mut last_headway = started;
+    let mut pause = PAUSE_MIN;
+    loop {
+        let mut attempt = Attempt::default();
+        let ended = attempt_once(options, watchers, &mut attempt).await;
+        let error = match ended {
+            Ok(mut outcome) => {
+                outcome.figures.elapsed = started.elapsed();
+                return Ok(outcome);
+            }
+            Err(error) => error,
+        };
+        adopted |= attempt.adopted;
+        if attempt.headway {
+            last_headway = Instant::now();
+            pause = PAUSE_MIN;
+        }
+        // The lock may be held by our own last session, which the server has not yet seen to be gone.
+        let ours = adopted && !attempt.adopted && error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE);
+        let passes = error.recovery() == Recovery::Retry || ours;
+        if !adopted || !passes || watchers.shutdown.is_requested() {
+            return Err(error);
+        }
+        if last_headway.elapsed() > PATIENCE {
+            return Err(out_of_patience(error));
+        }
+        tracing::warn!(error = %describe(&error), pause_ms = pause.as_millis() as u64, "broke off; trying again");
+        watchers.progress.note(&format!("{}; trying again", describe(&error)));
+        watchers.metrics.survived(error.kind());
+        watchers.metrics.reconnected(error.side().unwrap_or(Side::Source));
+        watchers.health.set_readiness(Readiness::Behind);
+        let mut stop = watchers.shutdown.clone();
+        // Nothing to wait for but time: a server is away.
+        let waited = async {
+            tokio::time::sleep(pause).await;
+            Ok(())
+        };
+        stop.or_stop(waited).await?;
+        pause = PAUSE_MAX.min(pause * 2);
+    }
+}
+
+/// A server that stays away may come back, and then the slot is what lets us go on: so it stays, and is named.
+fn out_of_patience(error: Error) -> Error {
+    let advice = error.advice().map(|advice| format!("{advice}\n")).unwrap_or_default();
+    Error::new(error.kind(), format!("go on after {} minutes without headway", PATIENCE.as_secs() / 60))
+        .hint(format!(
+            "{advice}Run the same command again once both servers answer. Until then the source keeps WAL for the \
+             slot pgstream_… that stays there."
+        ))
+        .because(error)
+}
+
+async fn attempt_once(options: &Options, watchers: &Watchers, attempt: &mut Attempt) -> Result<Outcome> {
+    let mut stop = watchers.shutdown.clone();
+    let run = stop.or_stop(adopt(options, watchers)).await?;
+    attempt.adopted = true;
+    // With this session the lock is lost, and another engine may be at work.
+    let ended = {
+        let mut work = std::pin::pin!(run.go_on(&mut stop));
+        tokio::select! {
+            ended = &mut work => ended,
+            reason = run.target.until_closed() => {
+                let lost = Error::new(ErrorKind::Connect, "keep the lock on the target database");
+                // A server that dies tells one of us why: that its disk is full, say.
+                tokio::time::timeout(LAST_WORDS, work)
+                    .await
+                    .unwrap_or_else(|_| Err(lost.because(reason.to_string())))
+            }
+        }
+    };
+    attempt.headway = run.headway.load(Ordering::Relaxed);
+    let error = match ended {
+        Ok(outcome) => return Ok(outcome),
+        Err(error) => error,
+    };
+    match (error.kind(), error.recovery()) {
+        (ErrorKind::Cancelled, _) => abandon::hang_up(&run).await,
+        (_, Recovery::Operator) => abandon::abandon(&run).await,
+        (_, Recovery::Retry | Recovery::Bug) => {}
+    }
+    // A server that went away took our own session with it.
+    let side = if run.target.is_closed() { Side::Target } else { Side::Source };
+    Err(error.on(side))
+}
