@@ -10,7 +10,7 @@ use super::release::{self, Undone};
 use super::run::Run;
 use super::state::{self, Made};
 use crate::error::{Result, describe};
-use crate::replication::{end_walsender, slot_state};
+use crate::replication::{end_walsender, find_publications, slot_state};
 use crate::telemetry::Phase;
 use crate::wire::{Session, SessionSettings};
 
@@ -120,13 +120,25 @@ async fn begin_anew(target: &Session) -> Result<Phase> {
     Ok(phase)
 }
 
-/// Sets the state back if an earlier run gave up and could not tell the target: its slot is gone.
+/// Sets the state back if an earlier run gave up and could not tell the target: its slot is gone, or, where
+/// the slot could not be dropped, a publication. Without either there is no stream to go on with.
 pub(super) async fn notice(run: &Run, phase: Phase) -> Result<Phase> {
-    if !(Phase::Copying..=Phase::Building).contains(&phase)
-        || slot_state(&run.source, &run.id.slot()).await?.is_some()
-    {
+    if !(Phase::Copying..=Phase::Building).contains(&phase) {
         return Ok(phase);
     }
-    run.progress.note("the slot of the copy that was begun is gone from the source: copying anew");
+    let gone = if slot_state(&run.source, &run.id.slot()).await?.is_none() {
+        "the slot"
+    } else if !publications_stand(run).await? {
+        "a publication"
+    } else {
+        return Ok(phase);
+    };
+    run.progress.note(&format!("{gone} of the copy that was begun is gone from the source: copying anew"));
     begin_anew(&run.target).await
+}
+
+async fn publications_stand(run: &Run) -> Result<bool> {
+    let found = find_publications(&run.source, run.id.publication().raw()).await?;
+    let journalled = run.publications().await?;
+    Ok(journalled.iter().all(|name| found.iter().any(|found| found.name == *name)))
 }

@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::databases;
+use super::mark::Mark;
 use super::release::set_replica_identity;
 use super::run::Run;
 use super::selection::Selection;
@@ -14,8 +16,8 @@ use crate::bulk::Keeper;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, QualifiedName, SlotName, SqlState};
 use crate::replication::{
-    CreatedSlot, create_publication, create_slot, create_temporary_slot, drop_slot, published_tables,
-    slot_blockers,
+    CreatedSlot, create_slot, create_temporary_slot, declare_publication, drop_slot, fill_publication,
+    published_tables, publisher, slot_blockers,
 };
 use crate::wire::ConnectionSettings;
 
@@ -27,20 +29,37 @@ pub(super) struct OpenSnapshot {
 }
 
 /// Sets identities and creates the publications; what an interrupted attempt left is removed first.
+///
+/// Empty publications come first: their comment tells what is about to be changed, should the target and its
+/// journal be lost.
 pub(super) async fn publish(run: &Run, selection: &Selection) -> Result<()> {
+    let failed = |error| Error::from_postgres("prepare the publication", error);
+    let publisher = publisher(&run.source, &selection.moved).await?;
+    let publications = selection.publications(&run.id);
+    let mark = mark(run, selection).await?;
+    for publication in &publications {
+        run.journal(&Made::Publication(publication.name.clone())).await?;
+        declare_publication(&run.source, publication, run.source_version, publisher, &mark).await?;
+    }
     for made in &selection.made_full {
         let Made::ReplicaIdentity { table, .. } = made else { continue };
         run.journal(made).await?;
         set_replica_identity(&run.source, table, "FULL").await?;
     }
-    let failed = |error| Error::from_postgres("prepare the publication", error);
     let timeout = format!("SET lock_timeout = '{}ms'", run.options.lock_timeout.as_millis());
     run.source.batch_execute(&timeout).await.map_err(failed)?;
-    for publication in selection.publications(&run.id) {
-        run.journal(&Made::Publication(publication.name.clone())).await?;
-        create_publication(&run.source, &publication, run.source_version).await?;
+    for publication in &publications {
+        let (version, moved) = (run.source_version, &selection.moved);
+        fill_publication(&run.source, publication, version, publisher, &mark, moved).await?;
     }
     run.source.batch_execute("SET lock_timeout = 0").await.map_err(failed)
+}
+
+/// What the publications bear.
+async fn mark(run: &Run, selection: &Selection) -> Result<String> {
+    let system = databases::system(&run.target).await?;
+    let target = run.options.target.database();
+    Ok(Mark::new(run.id.clone(), system, target, &selection.made_full).comment())
 }
 
 /// No moved table may have left our publications while it exists: what changes in it since is in no stream

@@ -26,7 +26,9 @@ CREATE TABLE IF NOT EXISTS pgstream.migration (
     phase text NOT NULL,
     consistent_point pg_lsn,
     started_at timestamptz NOT NULL DEFAULT now(),
-    phase_entered_at timestamptz NOT NULL DEFAULT now());
+    phase_entered_at timestamptz NOT NULL DEFAULT now(),
+    last_error text,
+    last_error_at timestamptz);
 CREATE TABLE IF NOT EXISTS pgstream.journal (
     seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     kind text NOT NULL,
@@ -58,6 +60,13 @@ impl MigrationId {
         // The standard library seeds each of these anew from the system's randomness.
         let number = std::collections::hash_map::RandomState::new().build_hasher().finish();
         MigrationId(format!("{:08x}", number & 0xFFFF_FFFF))
+    }
+
+    /// An id that was written down before; `None` unless it has the form of one.
+    #[must_use]
+    pub fn read(text: &str) -> Option<MigrationId> {
+        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        (text.len() == 8 && text.bytes().all(digit)).then(|| MigrationId(text.to_owned()))
     }
 
     /// The id as text.
@@ -357,6 +366,21 @@ pub async fn warn(target: &Session, message: &str) -> Result<()> {
         .await
         .map(drop)
         .map_err(failed("keep a warning"))
+}
+
+/// Keeps what ended an attempt, for whoever asks how it goes. It is past as soon as anything later is noted.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn note_error(target: &Session, message: &str) -> Result<()> {
+    target
+        .execute(
+            "UPDATE pgstream.migration SET last_error = $1, last_error_at = pg_catalog.clock_timestamp()",
+            &[&message],
+        )
+        .await
+        .map(drop)
+        .map_err(failed("keep the last error"))
 }
 
 /// Every warning so far, in order.

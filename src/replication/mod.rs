@@ -18,11 +18,12 @@ mod stream_item;
 pub use blockers::{Blocker, slot_blockers};
 pub use message::emit_barrier;
 pub use publication::{
-    Publication, PublishedActions, PublishedTable, create_publication, drop_publication, published_tables,
+    FoundPublication, Publication, PublishedActions, PublishedTable, Publisher, declare_publication,
+    drop_publication, fill_publication, find_publications, published_tables, publisher,
 };
 pub use slot::{
-    CreatedSlot, SlotState, SourceIdentity, create_slot, create_temporary_slot, drop_slot, end_walsender,
-    identify, slot_state, wal_position,
+    CreatedSlot, FoundSlot, SlotState, SourceIdentity, create_slot, create_temporary_slot, drop_slot,
+    end_walsender, find_slots, identify, slot_state, wal_position,
 };
 pub use stream::{FeedbackPositions, FeedbackWriter, StreamReader, start_stream};
 pub use stream_item::StreamItem;

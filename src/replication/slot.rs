@@ -171,6 +171,35 @@ pub async fn slot_state(source: &Session, name: &SlotName) -> Result<Option<Slot
     }))
 }
 
+/// A logical slot of ours or of another's, as [`find_slots`] lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundSlot {
+    /// Its name.
+    pub name: SlotName,
+    /// The walsender that uses it now.
+    pub active_pid: Option<i32>,
+}
+
+/// The pgoutput slots of this database whose names begin with `prefix`.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn find_slots(source: &Session, prefix: &str) -> Result<Vec<FoundSlot>> {
+    let rows = source
+        .query(
+            "SELECT slot_name::text, active_pid FROM pg_catalog.pg_replication_slots
+              WHERE slot_type = 'logical' AND plugin = 'pgoutput' AND database = pg_catalog.current_database()
+                AND pg_catalog.left(slot_name::text, pg_catalog.length($1::text)) = $1 ORDER BY 1",
+            &[&prefix],
+        )
+        .await
+        .map_err(|error| Error::from_postgres("look for slots", error))?;
+    let found = |row: &tokio_postgres::Row| {
+        Some(FoundSlot { name: row.get::<_, &str>(0).parse().ok()?, active_pid: row.get(1) })
+    };
+    Ok(rows.iter().filter_map(found).collect())
+}
+
 /// Where the source's flushed WAL ends, on a standby its replayed WAL; and the source's clock at that moment.
 ///
 /// # Errors
