@@ -19,6 +19,7 @@ CREATE TABLE IF NOT EXISTS pgstream.copied_table (
     watermark pg_lsn,
     rows bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0,
+    source_bytes bigint NOT NULL DEFAULT 0,
     copied_at timestamptz,
     PRIMARY KEY (schema_name, table_name));
 CREATE TABLE IF NOT EXISTS pgstream.copied_part (
@@ -94,6 +95,25 @@ pub fn enter<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<Stri
     (!rows.is_empty()).then(|| {
         format!(
             "INSERT INTO pgstream.copied_table (schema_name, table_name) VALUES {} ON CONFLICT DO NOTHING",
+            rows.join(", ")
+        )
+    })
+}
+
+/// Notes how large tables are on the source, for whoever asks how much is left.
+#[must_use]
+pub fn measure<'a>(sizes: impl Iterator<Item = (&'a QualifiedName, u64)>) -> Option<String> {
+    let rows: Vec<String> = sizes
+        .map(|(name, bytes)| {
+            let (schema, table) = key(name);
+            format!("({schema}, {table}, {bytes})")
+        })
+        .collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "UPDATE pgstream.copied_table AS t SET source_bytes = sized.bytes
+               FROM (VALUES {}) AS sized (schema_name, table_name, bytes)
+              WHERE t.schema_name = sized.schema_name AND t.table_name = sized.table_name",
             rows.join(", ")
         )
     })

@@ -17,13 +17,28 @@ use crate::schema::{self, RestoreRun};
 use crate::telemetry::Phase;
 use crate::wire::{Connection, ConnectionSettings, Session, SessionSettings};
 
+/// Whether this run has already found or begun the migration that it is to go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Known {
+    No,
+    ByThisRun,
+}
+
 /// Connects, and finds or begins the migration's state.
-pub(super) async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run> {
+///
+/// # Errors
+/// `State` when an earlier attempt of this run had found or begun it, and it is gone: nothing may be begun anew
+/// where somebody has cleaned up.
+pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) -> Result<Run> {
     let settings = SessionSettings::role("control");
     let source = reach(Side::Source, &options.source, &settings).await?;
     let target = reach(Side::Target, &options.target, &settings).await?;
     lock::lock(&target).await?;
     let found = state::find(&target).await?;
+    if known == Known::ByThisRun && found.is_none() {
+        return Err(Error::new(ErrorKind::State, "find the state of this migration on the target again")
+            .hint("Somebody removed it, perhaps with `pgstream cleanup`. Empty the target database and begin anew."));
+    }
     let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
     let identity_choice = options.identity.read()?;
     let checks = CheckOptions { resuming, identity: identity_choice.clone(), ..CheckOptions::default() };

@@ -93,12 +93,16 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
         .await
         .map_err(|error| Error::from_postgres("begin the progress anew", error))?;
     apply::begin_progress(&run.target, &run.id.slot(), LaneId::FIRST, snapshot.consistent_point).await?;
+    let moved: HashSet<&QualifiedName> = selection.moved.iter().collect();
+    let sizes = shown.tables.iter().filter(|table| moved.contains(&table.name)).map(|table| (&table.name, table.bytes));
     let enter = format!(
         "DELETE FROM pgstream.copied_part;
          DELETE FROM pgstream.copied_table;
          {};
+         {};
          UPDATE pgstream.migration SET consistent_point = {}",
         ledger::enter(selection.moved.iter()).unwrap_or_default(),
+        ledger::measure(sizes).unwrap_or_default(),
         quote_literal(&snapshot.consistent_point.to_string())
     );
     run.enter(Phase::Copying, &enter).await?;

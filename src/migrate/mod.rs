@@ -16,6 +16,7 @@
 mod abandon;
 mod adopt;
 mod build;
+mod cleanup;
 mod config;
 mod cutover;
 mod databases;
@@ -36,7 +37,12 @@ mod shutdown;
 pub mod state;
 mod tables;
 
+pub use cleanup::{
+    CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind, Report as CleanupReport,
+    Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
+};
 pub use config::{Ending, Full, IdentityChoice, Options, Output};
+pub use lock::Holder;
 pub use outcome::{Ended, Figures, Outcome};
 pub use release::release_source;
 pub use retry::migrate;

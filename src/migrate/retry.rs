@@ -8,13 +8,15 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::abandon;
-use super::adopt::adopt;
+use super::adopt::{Known, adopt};
 use super::config::Options;
 use super::outcome::Outcome;
 use super::run::Watchers;
+use super::state;
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
 use crate::pg::SqlState;
 use crate::telemetry::Readiness;
+use crate::wire::{Session, SessionSettings};
 
 /// How long attempts may fail one after the other, none of them getting any further, before the error
 /// counts. A server's restart on a large machine takes minutes.
@@ -24,6 +26,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(8);
 /// How long the work may go on without the lock, only to be heard: less than another engine needs to begin.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long it may take to keep an error on the target.
+const REMEMBER: Duration = Duration::from_secs(2);
 
 /// What an attempt came to, beside its result.
 #[derive(Default)]
@@ -46,7 +50,8 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
     let mut pause = PAUSE_MIN;
     loop {
         let mut attempt = Attempt::default();
-        let ended = attempt_once(options, watchers, &mut attempt).await;
+        let known = if adopted { Known::ByThisRun } else { Known::No };
+        let ended = attempt_once(options, watchers, &mut attempt, known).await;
         let error = match ended {
             Ok(mut outcome) => {
                 outcome.figures.elapsed = started.elapsed();
@@ -55,6 +60,9 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
             Err(error) => error,
         };
         adopted |= attempt.adopted;
+        if adopted && error.kind() != ErrorKind::Cancelled {
+            remember(options, &error).await;
+        }
         if attempt.headway {
             last_headway = Instant::now();
             pause = PAUSE_MIN;
@@ -84,6 +92,20 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
     }
 }
 
+/// Keeps what ended an attempt on the target, where `status` finds it: also when it is the source that is away.
+async fn remember(options: &Options, error: &Error) {
+    let noted = async {
+        let target = Session::connect(&options.target, &SessionSettings::role("control")).await?;
+        state::note_error(&target, &describe(error)).await
+    };
+    // It helps whoever asks, and nobody waits for it.
+    match tokio::time::timeout(REMEMBER, noted).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(error = %describe(&error), "the error could not be kept on the target"),
+        Err(_) => tracing::debug!("the error could not be kept on the target in time"),
+    }
+}
+
 /// A server that stays away may come back, and then the slot is what lets us go on: so it stays, and is named.
 fn out_of_patience(error: Error) -> Error {
     let advice = error.advice().map(|advice| format!("{advice}\n")).unwrap_or_default();
@@ -95,9 +117,14 @@ fn out_of_patience(error: Error) -> Error {
         .because(error)
 }
 
-async fn attempt_once(options: &Options, watchers: &Watchers, attempt: &mut Attempt) -> Result<Outcome> {
+async fn attempt_once(
+    options: &Options,
+    watchers: &Watchers,
+    attempt: &mut Attempt,
+    known: Known,
+) -> Result<Outcome> {
     let mut stop = watchers.shutdown.clone();
-    let run = stop.or_stop(adopt(options, watchers)).await?;
+    let run = stop.or_stop(adopt(options, watchers, known)).await?;
     attempt.adopted = true;
     // With this session the lock is lost, and another engine may be at work.
     let ended = {

@@ -48,7 +48,7 @@ CREATE TABLE IF NOT EXISTS pgstream.warning (
     message text NOT NULL UNIQUE)";
 
 /// What tells one migration from every other; part of each name that we give on the source (P29).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MigrationId(String);
 
 impl MigrationId {
