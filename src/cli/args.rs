@@ -40,6 +40,12 @@ pub enum Command {
     /// Move a database: definitions, rows, then every change, until told to stop.
     #[command(after_help = EXITS)]
     Migrate(Box<MigrateArgs>),
+    /// Say how far a migration is, from what it keeps on the target and its slot on the source.
+    #[command(after_help = EXITS)]
+    Status(StatusArgs),
+    /// Remove everything that pgstream made on either server; one of the two is enough.
+    #[command(after_help = EXITS)]
+    Cleanup(CleanupArgs),
     /// Show a whole migration on two throwaway servers of this machine.
     Demo(DemoArgs),
 }
@@ -190,6 +196,37 @@ pub struct MigrateArgs {
     /// Serve Prometheus metrics, /healthz and /readyz here, such as 127.0.0.1:9187.
     #[arg(long, value_name = "ADDRESS", help_heading = "Output", value_parser = address)]
     pub metrics_addr: Option<SocketAddr>,
+    /// What is said.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// `pgstream status`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct StatusArgs {
+    /// The two ends; the source is needed for lag and WAL only.
+    #[command(flatten)]
+    pub servers: Servers,
+    /// Look again this often, until interrupted.
+    #[arg(short, long, value_name = "TIME", num_args = 0..=1, default_missing_value = "2s", value_parser = quantity::duration)]
+    pub watch: Option<Duration>,
+    /// What is said.
+    #[command(flatten)]
+    pub talk: Talk,
+}
+
+/// `pgstream cleanup`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct CleanupArgs {
+    /// The two ends, or the one that is left. Without a database name, every database of the server.
+    #[command(flatten)]
+    pub servers: Servers,
+    /// Only list what would be removed.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// End engines that are still at work on it, too.
+    #[arg(long)]
+    pub force: bool,
     /// What is said.
     #[command(flatten)]
     pub talk: Talk,

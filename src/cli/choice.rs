@@ -14,6 +14,8 @@ impl Command {
         match self {
             Command::Check(check) => &check.talk,
             Command::Migrate(migrate) => &migrate.talk,
+            Command::Status(status) => &status.talk,
+            Command::Cleanup(cleanup) => &cleanup.talk,
             Command::Demo(demo) => &demo.talk,
         }
     }
@@ -24,7 +26,7 @@ impl Command {
             Command::Migrate(migrate) => {
                 migrate.ending.ending().err().or_else(|| migrate.identity.contradiction())
             }
-            Command::Demo(_) => None,
+            Command::Status(_) | Command::Cleanup(_) | Command::Demo(_) => None,
         };
         own.or_else(|| self.talk().contradiction())
     }

@@ -10,7 +10,7 @@ use super::args::{CheckArgs, MigrateArgs, Servers};
 use super::exit::{Exit, Failure, complain};
 use super::result::{DatabaseResult, Method, MigrateResult, Status};
 use super::watch::Watch;
-use crate::error::{Error, ErrorKind, Result, describe};
+use crate::error::{Error, ErrorKind, Result, Side, describe};
 use crate::migrate::{self, Ended, Ending, Outcome, Output, ShutdownSender, Watchers};
 use crate::pg::{Conninfo, Environment, Secret};
 use crate::precheck::{self, CheckOptions};
@@ -77,19 +77,20 @@ fn is_directory(path: &Path) -> Result<()> {
 
 /// Both ends, by libpq's rules.
 fn ends(servers: &Servers) -> Result<(Conninfo, Conninfo)> {
-    let environment = Environment::from_process();
     let dsns = servers.dsns(|name| std::env::var(name).ok())?;
-    let resolve = |dsn: &Secret, side: &str| {
-        Conninfo::resolve(dsn.reveal(), &environment).map_err(|cause| {
-            Error::new(ErrorKind::Usage, format!("read the {side}'s connection string"))
-                .hint(
-                    "Write it as libpq does: postgres://user@host:5432/dbname?sslmode=require, or \
-                     'host=… port=5432 user=… dbname=…'.",
-                )
-                .because(cause)
-        })
-    };
-    Ok((resolve(&dsns.source, "source")?, resolve(&dsns.target, "target")?))
+    Ok((end(&dsns.source, Side::Source)?, end(&dsns.target, Side::Target)?))
+}
+
+/// One end, by libpq's rules.
+pub(super) fn end(dsn: &Secret, side: Side) -> Result<Conninfo> {
+    Conninfo::resolve(dsn.reveal(), &Environment::from_process()).map_err(|cause| {
+        Error::new(ErrorKind::Usage, format!("read the {side}'s connection string"))
+            .hint(
+                "Write it as libpq does: postgres://user@host:5432/dbname?sslmode=require, or \
+                 'host=… port=5432 user=… dbname=…'.",
+            )
+            .because(cause)
+    })
 }
 
 /// Waits for SIGINT and SIGTERM: the first is a wish, the second an order.
@@ -223,7 +224,7 @@ fn tell(result: &MigrateResult, output: Output) {
 }
 
 /// One document on stdout; a reader that has gone away is no failure of ours.
-fn print(document: &str) {
+pub(super) fn print(document: &str) {
     if let Err(error) = writeln!(std::io::stdout().lock(), "{document}") {
         tracing::warn!(error = %describe(&error), "result not written");
     }

@@ -5,6 +5,7 @@
 
 mod args;
 mod choice;
+mod cleanup;
 mod command;
 mod demo;
 mod environment;
@@ -13,13 +14,14 @@ mod misuse;
 mod quantity;
 mod resolve;
 mod result;
+mod status;
 mod watch;
 
 use std::io::Write as _;
 
 pub use args::{
-    Args, CheckArgs, Command, DemoArgs, EndingArgs, Files, Identity, LogFormatArg, MigrateArgs, Pace, Parsed,
-    ReplicaIdentity, Servers, Talk, Until,
+    Args, CheckArgs, CleanupArgs, Command, DemoArgs, EndingArgs, Files, Identity, LogFormatArg, MigrateArgs, Pace, Parsed,
+    ReplicaIdentity, Servers, StatusArgs, Talk, Until,
 };
 pub use exit::{Exit, Failure, fail};
 pub use misuse::Misuse;
@@ -56,6 +58,8 @@ async fn run(command: Command) -> Result<Exit> {
     match command {
         Command::Check(args) => command::check(args, directives).await,
         Command::Migrate(args) => command::migrate(*args, directives).await,
+        Command::Status(args) => status::status(args, directives).await,
+        Command::Cleanup(args) => cleanup::cleanup(args, directives).await,
         Command::Demo(args) => demo::demo(args, directives).await,
     }
 }

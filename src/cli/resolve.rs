@@ -21,16 +21,28 @@ impl Servers {
     /// [`Misuse::NoServer`]; [`Misuse::SameServer`] if both strings are the same, which needs no connection
     /// to know (other ways of naming one server twice are for the checks, P31).
     pub fn dsns(&self, env: impl Fn(&str) -> Option<String>) -> Result<Dsns, Misuse> {
+        let (source, target) = self.some_dsns(env)?;
+        let one = |side: Side, given: Option<Secret>| given.ok_or(Misuse::NoServer { side });
+        Ok(Dsns { source: one(Side::Source, source)?, target: one(Side::Target, target)? })
+    }
+
+    /// The connection strings there are, of the source and of the target.
+    ///
+    /// # Errors
+    /// [`Misuse::SameServer`], as above.
+    pub fn some_dsns(
+        &self,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<(Option<Secret>, Option<Secret>), Misuse> {
         let one = |side: Side, given: &Option<Secret>| {
             let from_env = || env(variable(side)).filter(|text| !text.is_empty()).map(Secret::new);
-            given.clone().or_else(from_env).ok_or(Misuse::NoServer { side })
+            given.clone().or_else(from_env)
         };
-        let dsns =
-            Dsns { source: one(Side::Source, &self.source)?, target: one(Side::Target, &self.target)? };
-        if dsns.source == dsns.target {
+        let (source, target) = (one(Side::Source, &self.source), one(Side::Target, &self.target));
+        if source.is_some() && source == target {
             return Err(Misuse::SameServer);
         }
-        Ok(dsns)
+        Ok((source, target))
     }
 }
 
@@ -56,6 +68,12 @@ mod tests {
         assert_eq!(given, Dsns { source: Secret::new("a"), target: Secret::new("b") });
         let half = servers(None, Some("b")).dsns(environment).unwrap();
         assert_eq!(half.source, Secret::new("from-env"));
+    }
+
+    #[test]
+    fn one_end_may_be_all_there_is() {
+        assert_eq!(servers(None, Some("b")).some_dsns(|_| None), Ok((None, Some(Secret::new("b")))));
+        assert_eq!(servers(None, None).some_dsns(|_| None), Ok((None, None)));
     }
 
     #[test]

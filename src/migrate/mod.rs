@@ -35,6 +35,7 @@ mod run;
 mod selection;
 mod shutdown;
 pub mod state;
+mod status;
 mod tables;
 
 pub use cleanup::{
@@ -48,4 +49,5 @@ pub use release::release_source;
 pub use retry::migrate;
 pub use run::Watchers;
 pub use selection::{Selection, Wishes, select};
+pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
