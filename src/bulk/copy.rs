@@ -52,6 +52,8 @@ pub enum LoadRole {
     Origin,
     /// `replica`: ordinary triggers and foreign keys stay quiet (P47).
     Replica,
+    /// The same, where only `aiven_extras.session_replication_role` may set it (P48).
+    ReplicaThroughAivenExtras,
 }
 
 /// A table that is complete and noted as such.

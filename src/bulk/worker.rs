@@ -155,7 +155,10 @@ impl Worker {
         if self.ends.is_none() {
             let plan = &self.wave.plan;
             let source = Connection::connect(&plan.source, &settings("copy", plan)).await?;
-            let target = Connection::connect(&plan.target, &target_settings(plan)).await?;
+            let mut target = Connection::connect(&plan.target, &target_settings(plan)).await?;
+            if plan.replica_role == LoadRole::ReplicaThroughAivenExtras {
+                target.query("SELECT aiven_extras.session_replication_role('replica')").await?;
+            }
             self.ends = Some(Ends { source, target });
         }
         Ok(self.ends.as_mut().expect("connected above"))
@@ -223,13 +226,13 @@ impl Worker {
 fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
     match plan.replica_role {
         LoadRole::Origin => (format!("TRUNCATE ONLY {}", table.name), Freeze::Yes),
-        LoadRole::Replica => (format!("DELETE FROM ONLY {}", table.name), Freeze::No),
+        LoadRole::Replica | LoadRole::ReplicaThroughAivenExtras => (format!("DELETE FROM ONLY {}", table.name), Freeze::No),
     }
 }
 
 fn target_settings(plan: &CopyPlan) -> ConnectionSettings {
     match plan.replica_role {
-        LoadRole::Origin => settings("load", plan),
+        LoadRole::Origin | LoadRole::ReplicaThroughAivenExtras => settings("load", plan),
         LoadRole::Replica => settings("load", plan).set("session_replication_role", "replica"),
     }
 }

@@ -46,6 +46,8 @@ pub struct Capabilities {
     pub may_create_roles: bool,
     /// CREATE on the database: for schemas and publications (P05).
     pub may_create_in_database: bool,
+    /// May call `aiven_extras.pg_create_publication`, for tables that it does not own (P05).
+    pub publishes_through_aiven_extras: bool,
     /// Has the rights of `pg_read_all_data` (14+).
     pub reads_all_data: bool,
     /// `pg_is_in_recovery()`.
@@ -80,6 +82,7 @@ impl Capabilities {
             bypasses_row_security: is_superuser || field(&row, "rolbypassrls")?,
             may_create_roles: is_superuser || field(&row, "rolcreaterole")?,
             may_create_in_database: field(&row, "may_create")?,
+            publishes_through_aiven_extras: field(&row, "aiven_extras_publish")?,
             reads_all_data: field(&row, "reads_all_data")?,
             in_recovery: field(&row, "in_recovery")?,
             replica_role,
@@ -147,6 +150,10 @@ SELECT settings.version, settings.max_connections, me.rolname, me.rolsuper, me.r
                WHERE n.nspname = 'aiven_extras' AND p.proname = 'session_replication_role'
                  AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                  AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) AS aiven_extras,
+       EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+               WHERE n.nspname = 'aiven_extras' AND p.proname = 'pg_create_publication'
+                 AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                 AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) AS aiven_extras_publish,
        CASE WHEN me.rolsuper THEN settings.max_connections - used.overall
             ELSE least(settings.max_connections - settings.reserved - used.overall,
                        CASE WHEN me.rolconnlimit >= 0 THEN me.rolconnlimit - used.by_role END,

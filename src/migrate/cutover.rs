@@ -20,8 +20,9 @@ pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     let replica_role = match define::replica_role(run).await? {
         ReplicaRole::Settable => LoadRole::Replica,
+        ReplicaRole::ThroughAivenExtras => LoadRole::ReplicaThroughAivenExtras,
         // Nothing that fires is there yet.
-        ReplicaRole::ThroughAivenExtras | ReplicaRole::Denied => LoadRole::Origin,
+        ReplicaRole::Denied => LoadRole::Origin,
     };
     load::copy_unlogged(run, &source, replica_role).await?;
     if source.large_objects > 0 {

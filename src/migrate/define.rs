@@ -64,7 +64,7 @@ pub(super) async fn finish(run: &Run) -> Result<()> {
     let last = definitions.plan.last.clone();
     definitions.restore(run, &last).await?;
     // Only where our sessions can switch off what fires may it exist while we write.
-    if replica_role(run).await? == ReplicaRole::Settable {
+    if replica_role(run).await? != ReplicaRole::Denied {
         let quiet: Vec<DumpId> = definitions.armed(|entry| !fires_under_replica(entry));
         definitions.arm(run, &quiet).await?;
     }

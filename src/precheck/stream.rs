@@ -105,9 +105,12 @@ pub(super) fn replication_right(facts: &Facts) -> Vec<Finding> {
     }
 }
 
-/// P05: CREATE on the database, and the rights of every table's owner.
+/// P05: CREATE on the database, and the rights of every table's owner; or an extension that has them.
 pub(super) fn publication_right(facts: &Facts) -> Vec<Finding> {
     let server = &facts.source.server;
+    if server.may.publishes_through_aiven_extras {
+        return Vec::new();
+    }
     let role = Identifier::new(&server.may.role);
     let mut found = Vec::new();
     if !server.may.may_create_in_database {
