@@ -226,7 +226,9 @@ impl Worker {
 fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
     match plan.replica_role {
         LoadRole::Origin => (format!("TRUNCATE ONLY {}", table.name), Freeze::Yes),
-        LoadRole::Replica | LoadRole::ReplicaThroughAivenExtras => (format!("DELETE FROM ONLY {}", table.name), Freeze::No),
+        LoadRole::Replica | LoadRole::ReplicaThroughAivenExtras => {
+            (format!("DELETE FROM ONLY {}", table.name), Freeze::No)
+        }
     }
 }
 

@@ -79,7 +79,9 @@ pub enum Misuse {
         side: Side,
     },
     /// Neither server is named.
-    #[error("no server is named: give --source, --target or both, or set SOURCE_SERVICE_URI or TARGET_SERVICE_URI")]
+    #[error(
+        "no server is named: give --source, --target or both, or set SOURCE_SERVICE_URI or TARGET_SERVICE_URI"
+    )]
     NoServerAtAll,
     /// Both ends are one.
     #[error("source and target are the same database")]

@@ -20,8 +20,8 @@ mod watch;
 use std::io::Write as _;
 
 pub use args::{
-    Args, CheckArgs, CleanupArgs, Command, DemoArgs, EndingArgs, Files, Identity, LogFormatArg, MigrateArgs, Pace, Parsed,
-    ReplicaIdentity, Servers, StatusArgs, Talk, Until,
+    Args, CheckArgs, CleanupArgs, Command, DemoArgs, EndingArgs, Files, Identity, LogFormatArg, MigrateArgs,
+    Pace, Parsed, ReplicaIdentity, Servers, StatusArgs, Talk, Until,
 };
 pub use exit::{Exit, Failure, fail};
 pub use misuse::Misuse;

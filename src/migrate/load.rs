@@ -94,7 +94,11 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
         .map_err(|error| Error::from_postgres("begin the progress anew", error))?;
     apply::begin_progress(&run.target, &run.id.slot(), LaneId::FIRST, snapshot.consistent_point).await?;
     let moved: HashSet<&QualifiedName> = selection.moved.iter().collect();
-    let sizes = shown.tables.iter().filter(|table| moved.contains(&table.name)).map(|table| (&table.name, table.bytes));
+    let sizes = shown
+        .tables
+        .iter()
+        .filter(|table| moved.contains(&table.name))
+        .map(|table| (&table.name, table.bytes));
     let enter = format!(
         "DELETE FROM pgstream.copied_part;
          DELETE FROM pgstream.copied_table;

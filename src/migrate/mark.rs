@@ -128,7 +128,9 @@ mod tests {
 
     #[test]
     fn what_is_no_mark_is_none() {
-        for comment in ["", "made by pgstream, migration 0123abcd", "made by pgstream, migration 0123abcd; x\n{}"] {
+        for comment in
+            ["", "made by pgstream, migration 0123abcd", "made by pgstream, migration 0123abcd; x\n{}"]
+        {
             assert_eq!(Mark::read("pgstream_0123abcd", comment), None, "{comment}");
         }
     }
@@ -138,7 +140,8 @@ mod tests {
         for name in ["pgstream_0123abcd", "pgstream_0123abcd_snapshot", "pgstream_0123abcd_insert"] {
             assert_eq!(migration_of(name), MigrationId::read("0123abcd"), "{name}");
         }
-        for name in ["pgstream_0123ABCD", "pgstream_0123abcde", "pgstream_check_0123abcd", "pgstream0123abcd"] {
+        for name in ["pgstream_0123ABCD", "pgstream_0123abcde", "pgstream_check_0123abcd", "pgstream0123abcd"]
+        {
             assert_eq!(migration_of(name), None, "{name}");
         }
     }

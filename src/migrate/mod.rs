@@ -39,8 +39,8 @@ mod status;
 mod tables;
 
 pub use cleanup::{
-    CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind, Report as CleanupReport,
-    Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
+    CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
+    Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
 pub use config::{Ending, Full, IdentityChoice, Options, Output};
 pub use lock::Holder;
@@ -49,5 +49,5 @@ pub use release::release_source;
 pub use retry::migrate;
 pub use run::Watchers;
 pub use selection::{Selection, Wishes, select};
-pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
+pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};

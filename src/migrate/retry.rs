@@ -101,7 +101,9 @@ async fn remember(options: &Options, error: &Error) {
     // It helps whoever asks, and nobody waits for it.
     match tokio::time::timeout(REMEMBER, noted).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = %describe(&error), "the error could not be kept on the target"),
+        Ok(Err(error)) => {
+            tracing::debug!(error = %describe(&error), "the error could not be kept on the target")
+        }
         Err(_) => tracing::debug!("the error could not be kept on the target in time"),
     }
 }

@@ -3,7 +3,9 @@
 //! `support` is the scenery: a pair of clusters, the engine as a child process, a proxy that misbehaves.
 //! Everything else is claims.
 
+mod aiven_extras;
 mod apply;
+mod cleanup;
 mod cluster;
 mod demo;
 mod digest;
@@ -23,6 +25,7 @@ mod schema;
 mod secrets;
 mod signals;
 mod splice;
+mod status;
 #[allow(dead_code, reason = "support is written for scenarios to come as well")]
 mod support;
 mod wire;

@@ -50,6 +50,8 @@ pub enum Wanted {
 
 /// How long a killed engine's sessions may take to go.
 const GRACE: Duration = Duration::from_secs(5);
+/// The same, of one that was told to end.
+const END_GRACE: Duration = Duration::from_millis(200);
 
 /// Finds, and removes if that is wanted. What goes wrong stands in the report, and the rest goes on.
 pub async fn cleanup(options: &CleanupOptions) -> Report {

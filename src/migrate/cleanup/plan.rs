@@ -119,7 +119,8 @@ fn plan_source(plan: &mut Plan, source: &OnSource, target: &Seen<OnTarget>, engi
             None => plan.undo.push(Undo { database: source.database.clone(), id, made }),
             Some((fate, why)) => {
                 others_stay = true;
-                plan.stays.extend(made.iter().map(|made| item(&source.database, Some(&id), made, fate, &why)));
+                plan.stays
+                    .extend(made.iter().map(|made| item(&source.database, Some(&id), made, fate, &why)));
             }
         }
     }
@@ -203,9 +204,10 @@ fn unproven<'a>(
         migrations_from(source, target)
             .any(|(_, database)| database.journal.contains(&Made::Publication(name.clone())))
     };
-    source.publications.iter().filter(move |(name, mark)| {
-        mark.is_none() && migration_of(name.raw()).is_some() && !journalled(name)
-    })
+    source
+        .publications
+        .iter()
+        .filter(move |(name, mark)| mark.is_none() && migration_of(name.raw()).is_some() && !journalled(name))
 }
 
 /// Why a migration's things on the source are to stay.
@@ -278,16 +280,15 @@ fn plan_target(plan: &mut Plan, target: &OnTarget, source: &Seen<OnSource>, engi
         plan.stays.push(stays(format!("an engine is at work: {live}; end it first")));
         return;
     }
-    let mut drop =
-        DropSchema { database: target.database.clone(), id: id.cloned(), after: None };
+    let mut drop = DropSchema { database: target.database.clone(), id: id.cloned(), after: None };
     if let Some(state) = target.state.as_ref().filter(|_| !target.journal.is_empty()) {
         match source {
             Seen::NotNamed => {
-                let why = "it is on the source, which was not named: `pgstream cleanup --source …` removes it";
+                let why =
+                    "it is on the source, which was not named: `pgstream cleanup --source …` removes it";
                 let remaining = target.journal.iter();
-                plan.stays.extend(
-                    remaining.map(|made| item(&state.source_database, id, made, Fate::Remains, why)),
-                );
+                plan.stays
+                    .extend(remaining.map(|made| item(&state.source_database, id, made, Fate::Remains, why)));
             }
             Seen::Away(_) => {
                 plan.stays.push(stays(

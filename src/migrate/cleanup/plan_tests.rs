@@ -154,7 +154,9 @@ fn another_migration_is_left_alone() {
     let plan = decide(Seen::Here(vec![both]), Seen::Here(vec![target()]));
     assert_eq!(plan.undo.iter().map(|undo| undo.id.as_str()).collect::<Vec<_>>(), [ID]);
     assert!(plan.sessions.is_empty(), "the session may be the other's");
-    assert!(plan.stays.iter().all(|item| item.status == Fate::Kept && item.migration.as_deref() == Some(OTHER)));
+    assert!(
+        plan.stays.iter().all(|item| item.status == Fate::Kept && item.migration.as_deref() == Some(OTHER))
+    );
 }
 
 #[test]
@@ -176,7 +178,10 @@ fn a_slot_without_its_publication_serves_nobody() {
 fn what_only_looks_like_ours_stays() {
     let foreign = OnSource {
         slots: vec![slot("pgstream_cdc"), slot("pgstream_0123abcde")],
-        publications: vec![(Identifier::new("pgstream_89abcdef"), None), (Identifier::new("pgstream_cdc"), None)],
+        publications: vec![
+            (Identifier::new("pgstream_89abcdef"), None),
+            (Identifier::new("pgstream_cdc"), None),
+        ],
         full: HashSet::new(),
         ..source()
     };

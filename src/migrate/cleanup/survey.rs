@@ -7,12 +7,12 @@ use std::time::Instant;
 
 use super::plan::{Engines, OnSource, OnTarget, Seen};
 use super::report::Trouble;
-use super::{CleanupOptions, GRACE, Wanted, settings};
+use super::{CleanupOptions, END_GRACE, GRACE, Wanted, settings};
 use crate::error::{Error, Result, Side};
+use crate::migrate::databases;
 use crate::migrate::lock::{self, Holder, Taken};
 use crate::migrate::mark::{self, Mark};
 use crate::migrate::state::{self, Made, MigrationId};
-use crate::migrate::databases;
 use crate::pg::{Conninfo, QualifiedName};
 use crate::precheck::explain;
 use crate::replication::{find_publications, find_slots, identify};
@@ -42,9 +42,7 @@ pub(super) async fn look(options: &CleanupOptions, errors: &mut Vec<Trouble>) ->
     let mut scratch = Vec::new();
     let target = match &options.target {
         None => Seen::NotNamed,
-        Some(conninfo) => {
-            look_at_target(options, conninfo, &mut sessions, &mut scratch, errors).await
-        }
+        Some(conninfo) => look_at_target(options, conninfo, &mut sessions, &mut scratch, errors).await,
     };
     let source = match &options.source {
         None => Seen::NotNamed,
@@ -129,19 +127,27 @@ async fn on_target(options: &CleanupOptions, session: &Session, database: &str) 
     })
 }
 
+/// How often an engine's session is ended before we give up: it connects again, and may be quicker than we are.
+const ENDS: u32 = 20;
+
 /// Takes the lock of an engine; says who has it if that cannot be.
 async fn take_over(session: &Session, engines: Engines) -> Result<Option<Holder>> {
+    let (tries, patience) = match engines {
+        Engines::Respect => (1, GRACE),
+        Engines::End => (ENDS, END_GRACE),
+    };
+    let mut last = None;
+    for _ in 0..tries {
+        last = match lock::lock_soon(session, patience).await? {
+            Taken::ByUs => return Ok(None),
+            Taken::By(holder) => holder,
+        };
+        if let (Engines::End, Some(holder)) = (engines, &last) {
+            super::end(session, holder.pid).await?;
+        }
+    }
     let unknown = || Holder { pid: 0, application: "unknown".to_owned(), address: None, since: None };
-    match lock::lock_soon(session, GRACE).await? {
-        Taken::ByUs => return Ok(None),
-        Taken::By(holder) if engines == Engines::Respect => return Ok(Some(holder.unwrap_or_else(unknown))),
-        Taken::By(Some(holder)) => super::end(session, holder.pid).await?,
-        Taken::By(None) => {}
-    }
-    match lock::lock_soon(session, GRACE).await? {
-        Taken::ByUs => Ok(None),
-        Taken::By(holder) => Ok(Some(holder.unwrap_or_else(unknown))),
-    }
+    Ok(Some(last.unwrap_or_else(unknown)))
 }
 
 /// Databases of our form of name that also say that they are ours.

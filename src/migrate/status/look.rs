@@ -110,9 +110,12 @@ pub(super) async fn look_at_target(session: &Session, database: &str) -> Result<
     if !exists.get::<_, bool>(0) {
         return Ok(None);
     }
-    let Some(row) = session.query_opt(STATE, &[&WINDOW_SECONDS]).await.map_err(failed)? else { return Ok(None) };
+    let Some(row) = session.query_opt(STATE, &[&WINDOW_SECONDS]).await.map_err(failed)? else {
+        return Ok(None);
+    };
     let count = |column: &str| u64::try_from(row.get::<_, i64>(column)).unwrap_or(0);
-    let unreadable = || Error::new(ErrorKind::State, doing).because("a row of schema pgstream makes no sense");
+    let unreadable =
+        || Error::new(ErrorKind::State, doing).because("a row of schema pgstream makes no sense");
     let mut copy = CopyLook {
         tables: count("tables"),
         tables_done: count("tables_done"),

@@ -144,7 +144,9 @@ pub fn report(before: Option<&Look>, now: &Look) -> DatabaseStatus {
     };
     let Some(source) = source_now else { return status };
     let position = reached(target, &source);
-    let rates = earlier.zip(before).and_then(|(earlier, before)| Rates::between(&earlier, &before.target, &source, target));
+    let rates = earlier
+        .zip(before)
+        .and_then(|(earlier, before)| Rates::between(&earlier, &before.target, &source, target));
     status.lag_bytes = position.map(|position| position.distance_to(source.position));
     status.lag_seconds = lag_seconds(before.and_then(known).as_ref(), target, &source);
     if is_following(target)
@@ -221,7 +223,8 @@ impl Rates {
 
 fn slot(target: &TargetLook, state: Option<&SlotState>, written: Option<f64>) -> SlotStatus {
     #[allow(clippy::cast_precision_loss)] // a forecast
-    let to_limit = |safe: u64| written.filter(|written| *written >= 1.0).map(|written| whole(safe as f64 / written));
+    let to_limit =
+        |safe: u64| written.filter(|written| *written >= 1.0).map(|written| whole(safe as f64 / written));
     SlotStatus {
         name: target.slot().to_string(),
         exists: state.is_some(),
@@ -249,7 +252,8 @@ impl DatabaseStatus {
             false => format!("{} into {}", self.source_database, self.database),
         };
         let phase = self.phase.replace('_', " ");
-        let mut lines = vec![format!("{name}: {phase} for {}, migration {}", time(self.phase_seconds), self.migration)];
+        let mut lines =
+            vec![format!("{name}: {phase} for {}, migration {}", time(self.phase_seconds), self.migration)];
         lines.push(match &self.engine {
             Some(engine) => format!("  engine   {engine}"),
             None => "  engine   none is at work; the same `pgstream migrate` goes on from here".to_owned(),
@@ -269,10 +273,14 @@ impl DatabaseStatus {
         }
         if self.transactions_applied > 0 {
             let transactions = text::counted(self.transactions_applied, "transaction");
-            lines.push(format!("  applied  {transactions}, {}", text::counted(self.changes_applied, "change")));
+            lines.push(format!(
+                "  applied  {transactions}, {}",
+                text::counted(self.changes_applied, "change")
+            ));
         }
         if let Some(bytes) = self.lag_bytes {
-            let age = self.lag_seconds.map(|seconds| text::duration(Duration::from_secs_f64(seconds.max(0.0))));
+            let age =
+                self.lag_seconds.map(|seconds| text::duration(Duration::from_secs_f64(seconds.max(0.0))));
             lines.push(format!(
                 "  lag      {}{}",
                 text::bytes(bytes),

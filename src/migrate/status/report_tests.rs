@@ -16,7 +16,12 @@ fn target(phase: &str) -> TargetLook {
         started: "2026-01-01T00:00:00Z".to_owned(),
         phase_since: "2026-01-01T00:00:00Z".to_owned(),
         phase_seconds: 60.0,
-        engine: Some(Holder { pid: 42, application: "pgstream control".to_owned(), address: None, since: None }),
+        engine: Some(Holder {
+            pid: 42,
+            application: "pgstream control".to_owned(),
+            address: None,
+            since: None,
+        }),
         error: None,
         copy: CopyLook {
             tables: 4,
