@@ -12,7 +12,7 @@ mod report;
 mod survey;
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub use self::plan::Engines;
 pub use self::report::{Fate, Item, Kind, Report, Trouble};
@@ -21,9 +21,10 @@ use self::plan::{DropSchema, Plan, Undo, item};
 use self::survey::Survey;
 use super::lock::Holder;
 use super::release::undo_all;
-use super::state;
-use crate::error::{Error, Result, Side, describe};
+use super::state::{self, Made};
+use crate::error::{Error, ErrorKind, Result, Side, describe};
 use crate::pg::{Conninfo, Identifier};
+use crate::replication::drop_slot;
 use crate::wire::{Session, SessionSettings};
 
 /// What to clean up, and how.
@@ -52,6 +53,8 @@ pub enum Wanted {
 const GRACE: Duration = Duration::from_secs(5);
 /// The same, of one that was told to end.
 const END_GRACE: Duration = Duration::from_millis(200);
+/// Between two looks whether it has.
+const END_PAUSE: Duration = Duration::from_millis(20);
 
 /// Finds, and removes if that is wanted. What goes wrong stands in the report, and the rest goes on.
 pub async fn cleanup(options: &CleanupOptions) -> Report {
@@ -152,15 +155,42 @@ async fn carry_out(undo: &Undo, source: &mut Sessions<'_>, survey: &Survey, repo
             }
         }
     }
-    undone.failure.is_none()
+    undone.failure.is_none() && late_slots(undo, session, report).await
 }
 
+/// A walsender that was told to make a slot just before its engine died may have made it after we looked.
+async fn late_slots(undo: &Undo, session: &Session, report: &mut Report) -> bool {
+    let mut gone = true;
+    for name in [undo.id.slot(), undo.id.snapshot_slot()] {
+        if let Err(error) = drop_slot(session, &name).await {
+            let made = Made::Slot(name);
+            report.found.push(item(&undo.database, Some(&undo.id), &made, Fate::Remains, &describe(&error)));
+            gone = false;
+        }
+    }
+    gone
+}
+
+/// Ends a session, and waits until it has.
 async fn end(session: &Session, pid: i32) -> Result<()> {
-    session
-        .execute("SELECT pg_catalog.pg_terminate_backend($1)", &[&pid])
-        .await
-        .map(drop)
-        .map_err(|error| Error::from_postgres(format!("end the session of pid {pid}"), error))
+    let doing = format!("end the session of pid {pid}");
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let ended = session
+            .execute(
+                "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE pid = $1",
+                &[&pid],
+            )
+            .await
+            .map_err(|error| Error::from_postgres(doing.as_str(), error))?;
+        if ended == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            return Err(Error::new(ErrorKind::Sql, doing).because("it was told to end and has not"));
+        }
+        tokio::time::sleep(END_PAUSE).await;
+    }
 }
 
 async fn drop_database(target: Option<&Conninfo>, name: &str) -> Result<()> {

@@ -130,7 +130,9 @@ fn plan_source(plan: &mut Plan, source: &OnSource, target: &Seen<OnTarget>, engi
         plan.stays.push(item(&source.database, None, &made, Fate::Kept, why));
     }
     // The lock on the target says that its engine is gone; whose other sessions are, nothing says.
-    let ownerless = matches!(target, Seen::Here(_)) && !others_stay && !plan.undo.is_empty();
+    let own_target = || migrations_from(source, target).all(|(_, database)| database.live.is_none());
+    let known = migrations_from(source, target).next().is_some() || !plan.undo.is_empty();
+    let ownerless = matches!(target, Seen::Here(_)) && !others_stay && known && own_target();
     if ownerless || engines == Engines::End {
         let sessions = source.sessions.iter().cloned().map(|session| (source.database.clone(), session));
         plan.sessions.extend(sessions);
