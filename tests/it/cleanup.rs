@@ -238,3 +238,24 @@ async fn an_engine_at_work_is_named_and_ended_only_by_force() {
     assert!(outcome.stderr.contains("Somebody removed it"), "{}", outcome.stderr);
     scenario.assert_both_clean(&before).await;
 }
+
+#[tokio::test]
+async fn a_copy_whose_publication_was_removed_begins_anew() {
+    let scenario = Scenario::own("half_given_up").await;
+    let Scenario { source, target } = &scenario;
+    scenario.seed(ROWS).await;
+    let before = source.footprint().await;
+    let in_parts = words(&[&FULL, &["--copy-jobs", "1"]]);
+    let mid_copy = "SELECT count(*) > 2 FROM pgstream.copied_table WHERE state = 'copied'";
+    scenario.migrate(&in_parts).kill_when(target, mid_copy).await;
+    assert!(target.value::<bool>("SELECT phase IN ('copying', 'building') FROM pgstream.migration").await);
+    // As a run does whose target is gone, when the slot cannot be dropped and the publication can.
+    let drop = "DO $$ BEGIN EXECUTE (SELECT 'DROP PUBLICATION ' || string_agg(quote_ident(pubname), ', ')
+                                       FROM pg_publication); END $$";
+    source.execute(drop).await;
+    let slots = source.slots().await;
+    assert_eq!(slots, 1, "the slot is still there");
+    scenario.stop_replication(&FULL).await;
+    scenario.assert_source_clean(&before).await;
+    scenario.assert_moved().await;
+}

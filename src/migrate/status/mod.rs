@@ -35,9 +35,16 @@ pub async fn look(options: &StatusOptions) -> Result<Vec<Look>> {
     let explained = |error| explain(Side::Target, &options.target, error);
     let mut looks = Vec::new();
     for conninfo in databases::meant(&options.target, &settings).await.map_err(explained)? {
-        let session = Session::connect(&conninfo, &settings)
-            .await
-            .map_err(|error| explain(Side::Target, &conninfo, error))?;
+        let connected = Session::connect(&conninfo, &settings).await;
+        let session = match connected.map_err(|error| explain(Side::Target, &conninfo, error)) {
+            Ok(session) => session,
+            // One of many that keeps us out must not hide the others.
+            Err(error) if options.target.dbname.is_none() => {
+                tracing::warn!(error = %describe(&error), "a database of the target cannot be looked at");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         let Some(target) = look_at_target(&session, conninfo.database()).await? else { continue };
         let source = match &options.source {
             None => None,
