@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use super::release::release_source;
 use super::run::Run;
-use super::{define, load};
+use super::{define, extension, load};
 use crate::bulk::{self, LoadRole};
 use crate::catalog::{self, Catalog, MaterializedView, ReplicaRole, SequenceValue};
 use crate::error::{Error, Result, describe};
@@ -37,6 +37,8 @@ pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     set_sequences(run).await?;
     refresh_views(run, &source).await?;
+    // Jobs that run by what extensions hold find everything else in place.
+    extension::carry_rows(run, extension::Moment::End).await?;
     run.progress.note("collecting statistics on the target");
     run.target
         .batch_execute("SET client_min_messages = error; ANALYZE; RESET client_min_messages")

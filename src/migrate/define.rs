@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use super::build::Builder;
 use super::cutover::source_search_path;
+use super::extension;
 use super::run::Run;
 use super::state;
 use crate::catalog::{self, Capabilities, ReplicaRole};
@@ -57,6 +58,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     let ids = plan.pre_data.clone();
     let definitions = Definitions { tools, archive, plan, _directory: directory };
     definitions.restore(run, &ids).await?;
+    extension::carry_rows(run, extension::Moment::Beginning).await?;
     run.enter(Phase::SchemaReady, "").await
 }
 

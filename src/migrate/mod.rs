@@ -19,6 +19,7 @@ mod build;
 mod config;
 mod cutover;
 mod define;
+mod extension;
 mod follow;
 mod gauge;
 mod load;
