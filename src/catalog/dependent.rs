@@ -193,15 +193,18 @@ UNION
   WHERE l.cause <> '3 rows' OR e.relkind IN ('v', 'm')
 )
 SELECT object, kind, cause, needs FROM (
-  SELECT pg_catalog.pg_describe_object(l.classid, l.objid, 0) AS object,
-         coalesce(min(l.relkind::pg_catalog.text), '') AS kind,
-         min(l.cause) AS cause,
-         (pg_catalog.array_agg(pg_catalog.pg_describe_object(l.needs_class, l.needs, 0) ORDER BY l.cause, l.needs))[1] AS needs
-  FROM lost l
-  WHERE NOT EXISTS (SELECT FROM beginning b WHERE b.classid = l.classid AND b.objid = l.objid
-                      AND (b.cause <> '3 rows' OR l.cause = '3 rows'))
-  GROUP BY l.classid, l.objid
-  HAVING NOT bool_or(l.goes_with)
+  SELECT pg_catalog.pg_describe_object(f.classid, f.objid, 0) AS object, f.kind, f.cause,
+         coalesce(pg_catalog.pg_describe_object(f.needs_class, f.needs, 0), '') AS needs
+  FROM (
+    SELECT l.classid, l.objid, coalesce(min(l.relkind::pg_catalog.text), '') AS kind, min(l.cause) AS cause,
+           (pg_catalog.array_agg(l.needs_class ORDER BY l.cause, l.needs))[1] AS needs_class,
+           (pg_catalog.array_agg(l.needs ORDER BY l.cause, l.needs))[1] AS needs
+    FROM lost l
+    WHERE NOT EXISTS (SELECT FROM beginning b WHERE b.classid = l.classid AND b.objid = l.objid
+                        AND (b.cause <> '3 rows' OR l.cause = '3 rows'))
+    GROUP BY l.classid, l.objid
+    HAVING NOT bool_or(l.goes_with)
+  ) f
 ) d
 WHERE object IS NOT NULL
 ORDER BY cause, kind, object";
