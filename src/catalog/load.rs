@@ -1,4 +1,4 @@
-//! Loads a [`Catalog`]: nine queries, whatever the number of tables, and their rows joined here.
+//! Loads a [`Catalog`]: eleven queries, whatever the number of tables, and their rows joined here.
 //!
 //! Hazard: outside a transaction each query sees its own moment. Callers who act on what they read run
 //! this inside a REPEATABLE READ transaction, the snapshot's keeper with the exported snapshot imported;
@@ -10,8 +10,8 @@ use crate::catalog::order::refresh_order;
 use crate::catalog::query::{self, field, letter};
 use crate::catalog::typing::{TypeMap, TypeRow};
 use crate::catalog::{
-    Catalog, Column, EnumType, ForeignKey, Generated, IdentityColumn, Index, IndexKind, MaterializedView,
-    Persistence, RelReplIdent, Sequence, Table, TableKind, TypeKind,
+    Catalog, Column, EnumType, Extension, ForeignKey, Generated, IdentityColumn, Index, IndexKind,
+    MaterializedView, Persistence, RelReplIdent, Sequence, Table, TableKind, TypeKind,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Identifier, Oid, QualifiedName, RelationId, ServerVersion};
@@ -30,6 +30,8 @@ pub async fn load(session: &Session) -> Result<Catalog> {
     let database = query::row(session, "read the database's properties", query::DATABASE).await?;
     let version = ServerVersion::new(field::<i32>(&database, "version")?.unsigned_abs());
 
+    let schemas = read_schemas(session).await?;
+    let extensions = query::rows(session, "list extensions", query::EXTENSIONS).await?;
     let doing = "list tables";
     let mut tables =
         query::rows(session, doing, &query::tables()).await?.iter().map(table).collect::<Result<Vec<_>>>()?;
@@ -64,6 +66,8 @@ pub async fn load(session: &Session) -> Result<Catalog> {
         version,
         database: field(&database, "database")?,
         encoding: field(&database, "encoding")?,
+        schemas,
+        extensions: extensions.iter().map(extension).collect::<Result<_>>()?,
         tables,
         sequences: sequences.iter().map(sequence).collect::<Result<_>>()?,
         materialized_views: refresh_order(views, &reads),
@@ -71,6 +75,15 @@ pub async fn load(session: &Session) -> Result<Catalog> {
         enums: enums.iter().map(enum_type).collect::<Result<_>>()?,
         large_objects: field::<i64>(&database, "large_objects")?.unsigned_abs(),
     })
+}
+
+/// The names of the user's schemas.
+///
+/// # Errors
+/// `Sql` or `Connect`.
+pub async fn read_schemas(session: &Session) -> Result<Vec<String>> {
+    let schemas = query::rows(session, "list schemas", &query::schemas()).await?;
+    schemas.iter().map(|row| field(row, "nspname")).collect()
 }
 
 /// The table a row of another query belongs to, if the first query saw it.
@@ -102,6 +115,14 @@ fn code<T>(row: &Row, column: &str, meaning: impl Fn(char) -> Option<T>) -> Resu
     meaning(letter).ok_or_else(|| {
         Error::new(ErrorKind::Protocol, format!("understand {letter:?} in the catalogs' {column}"))
             .hint("This server is newer than pgstream, or not PostgreSQL.")
+    })
+}
+
+fn extension(row: &Row) -> Result<Extension> {
+    Ok(Extension {
+        name: field(row, "extname")?,
+        schema: field(row, "nspname")?,
+        requires: field(row, "requires")?,
     })
 }
 

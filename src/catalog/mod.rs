@@ -8,12 +8,17 @@
 //! | `table`, `object` | the nouns |
 //! | `query`, `typing`, `order`, `load` | the queries, and what is concluded from their rows |
 //! | `diff`, `fingerprint` | source against target; before against after |
-//! | `selector` | which tables an option names |
+//! | `selector`, `filters` | which tables an option names; what of a database is moved |
+//! | `dependent` | what cannot be without what is left behind |
+//! | `extension` | rows that a user put into an extension's own tables (P44) |
 //! | `sequence` | values no stream carries (P33) |
 //! | `capability` | what our role may do (P48) |
 
 mod capability;
+mod dependent;
 mod diff;
+mod extension;
+mod filters;
 mod fingerprint;
 mod load;
 mod object;
@@ -27,12 +32,15 @@ pub(crate) mod testing;
 mod typing;
 
 pub use capability::{Capabilities, Connections, ReplicaRole};
+pub use dependent::{Cause, Dependent, DependentKind, read_dependents};
 pub use diff::{Difference, Mismatch, compare, compare_tables};
+pub use extension::{Configuration, ConfigurationKind, read_configuration};
+pub use filters::{ExtensionRows, Filters, LeftBehind, Owners, Reach, WithoutMatch};
 pub use fingerprint::{Change, Fingerprint};
-pub use load::load;
-pub use object::{Catalog, EnumType, ForeignKey, MaterializedView, Sequence};
+pub use load::{load, read_schemas};
+pub use object::{Catalog, EnumType, Extension, ForeignKey, MaterializedView, Sequence};
 pub(crate) use query::{EXTENSION_OF_RELATION, USER_SCHEMA, field, row, rows};
-pub use selector::{InvalidSelector, TableSelector, select};
+pub use selector::{InvalidSelector, NameSelector, TableSelector, select};
 pub use sequence::{SequenceValue, read_sequences, set_sequences};
 pub use table::{
     Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table, TableKind,

@@ -45,6 +45,17 @@ pub struct EnumType {
     pub labels: Vec<String>,
 }
 
+/// An extension; `plpgsql`, which every database has, is not listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extension {
+    /// Its name.
+    pub name: String,
+    /// The schema its objects are in.
+    pub schema: String,
+    /// The extensions it needs.
+    pub requires: Vec<String>,
+}
+
 /// One database, as one snapshot shows it. System schemas and temporary objects are left out.
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -54,6 +65,10 @@ pub struct Catalog {
     pub database: String,
     /// `pg_encoding_to_char(encoding)` of the database: "UTF8", "SQL_ASCII" (P63).
     pub encoding: String,
+    /// Schemas by name.
+    pub schemas: Vec<String>,
+    /// Extensions by name.
+    pub extensions: Vec<Extension>,
     /// Ordinary, partitioned and foreign tables by name, extension members included and marked.
     pub tables: Vec<Table>,
     /// Sequences.

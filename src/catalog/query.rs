@@ -71,6 +71,23 @@ SELECT (SELECT pg_catalog.set_config(s.name, 'off', false) FROM pg_catalog.pg_se
 FROM pg_catalog.pg_database d
 WHERE d.datname = pg_catalog.current_database()";
 
+/// Schemas of the user's.
+pub(super) fn schemas() -> String {
+    format!("SELECT n.nspname FROM pg_catalog.pg_namespace n WHERE {USER_SCHEMA} ORDER BY n.nspname")
+}
+
+/// Extensions, and which of them need which.
+pub(super) const EXTENSIONS: &str = "
+SELECT e.extname, n.nspname,
+       ARRAY(SELECT needed.extname::pg_catalog.text
+             FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_extension needed ON needed.oid = d.refobjid
+             WHERE d.classid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND d.objid = e.oid
+               AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+             ORDER BY needed.extname) AS requires
+FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
+WHERE e.extname <> 'plpgsql'
+ORDER BY e.extname";
+
 /// Ordinary, partitioned and foreign tables. Sizes are measured, because `relpages` is stale after a bulk load.
 pub(super) fn tables() -> String {
     format!(

@@ -22,6 +22,14 @@ pub struct TableSelector {
     table: Pattern,
 }
 
+/// One `[database.]name` pattern: of a schema or an extension.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NameSelector {
+    text: String,
+    database: Option<Pattern>,
+    name: Pattern,
+}
+
 /// Text that selects nothing by construction.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSelector {
@@ -31,9 +39,29 @@ pub enum InvalidSelector {
     /// More than database, schema and table.
     #[error("more than three names in {0:?}: quote a name that holds a dot")]
     TooManyParts(String),
+    /// More than a database and a name.
+    #[error("more than two names in {0:?}: quote a name that holds a dot")]
+    MoreThanTwoParts(String),
     /// A quote that is never closed.
     #[error("an unclosed double quote in {0:?}")]
     UnclosedQuote(String),
+}
+
+impl InvalidSelector {
+    /// What is wrong, without the text, which may be a connection string typed in the wrong place.
+    #[must_use]
+    pub fn rule(&self) -> &'static str {
+        match self {
+            InvalidSelector::EmptyPart(_) => "a name in it is empty",
+            InvalidSelector::TooManyParts(_) => {
+                "write at most database, schema and table, a name that holds a dot in double quotes"
+            }
+            InvalidSelector::MoreThanTwoParts(_) => {
+                "write at most a database and a name, a name that holds a dot in double quotes"
+            }
+            InvalidSelector::UnclosedQuote(_) => "a double quote in it is not closed",
+        }
+    }
 }
 
 impl TableSelector {
@@ -49,11 +77,62 @@ impl TableSelector {
     pub fn concerns(&self, database: &str) -> bool {
         self.database.as_ref().is_none_or(|pattern| pattern.matches(database))
     }
+
+    /// Whether the selector names its database, so that what it names must be there.
+    #[must_use]
+    pub fn names_database(&self) -> bool {
+        self.database.is_some()
+    }
+}
+
+impl NameSelector {
+    /// Whether a schema or extension of this name is meant, in a database that the selector
+    /// [concerns](Self::concerns).
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.name.matches(name)
+    }
+
+    /// As [`TableSelector::concerns`].
+    #[must_use]
+    pub fn concerns(&self, database: &str) -> bool {
+        self.database.as_ref().is_none_or(|pattern| pattern.matches(database))
+    }
+
+    /// As [`TableSelector::names_database`].
+    #[must_use]
+    pub fn names_database(&self) -> bool {
+        self.database.is_some()
+    }
 }
 
 impl fmt::Display for TableSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+impl fmt::Display for NameSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl FromStr for NameSelector {
+    type Err = InvalidSelector;
+
+    fn from_str(text: &str) -> Result<NameSelector, InvalidSelector> {
+        let mut parts = split(text)?;
+        let empty = || InvalidSelector::EmptyPart(text.to_owned());
+        if parts.iter().any(|part| part.0.is_empty()) {
+            return Err(empty());
+        }
+        let name = parts.pop().ok_or_else(empty)?;
+        let database = parts.pop();
+        if !parts.is_empty() {
+            return Err(InvalidSelector::MoreThanTwoParts(text.to_owned()));
+        }
+        Ok(NameSelector { text: text.to_owned(), database, name })
     }
 }
 
@@ -173,6 +252,23 @@ pub fn select(selectors: &[TableSelector], catalog: &Catalog) -> Result<HashSet<
         }
         chosen.extend(matched);
     }
+    with_partitions(&mut chosen, catalog);
+    Ok(chosen)
+}
+
+/// The tables that any of the selectors matches.
+pub(super) fn select_any<'a>(
+    selectors: impl Iterator<Item = &'a TableSelector>,
+    catalog: &Catalog,
+) -> HashSet<RelationId> {
+    let matched = |selector: &'a TableSelector| {
+        catalog.tables.iter().filter(|table| selector.matches(&table.name)).map(|table| table.oid)
+    };
+    selectors.flat_map(matched).collect()
+}
+
+/// Adds the partitions of partitioned tables that are chosen, at every level below them.
+pub(super) fn with_partitions(chosen: &mut HashSet<RelationId>, catalog: &Catalog) {
     // Partitions may be partitioned in turn; each round goes one level down, and levels are finite.
     loop {
         let below: Vec<RelationId> = catalog
@@ -183,7 +279,7 @@ pub fn select(selectors: &[TableSelector], catalog: &Catalog) -> Result<HashSet<
             .map(|table| table.oid)
             .collect();
         if below.is_empty() {
-            return Ok(chosen);
+            return;
         }
         chosen.extend(below);
     }
@@ -234,6 +330,16 @@ mod tests {
         }
         assert!(matches!("a.b.c.d".parse::<TableSelector>(), Err(InvalidSelector::TooManyParts(_))));
         assert!(matches!("\"a".parse::<TableSelector>(), Err(InvalidSelector::UnclosedQuote(_))));
+        assert!(matches!("a.b.c".parse::<NameSelector>(), Err(InvalidSelector::MoreThanTwoParts(_))));
+        assert!(matches!("a.".parse::<NameSelector>(), Err(InvalidSelector::EmptyPart(_))));
+    }
+
+    #[test]
+    fn a_schema_is_named_as_a_table_is() {
+        let selector: NameSelector = "Shop.\"Sales.EU\"".parse().unwrap();
+        assert!(selector.matches("Sales.EU") && !selector.matches("sales.eu"));
+        assert!(selector.concerns("shop") && !selector.concerns("other") && selector.names_database());
+        assert!("log_*".parse::<NameSelector>().unwrap().matches("log_2026"));
     }
 
     #[test]

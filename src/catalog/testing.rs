@@ -79,6 +79,8 @@ pub(crate) fn catalog(tables: impl IntoIterator<Item = Table>) -> Catalog {
         version: ServerVersion::new(150_018),
         database: "shop".to_owned(),
         encoding: "UTF8".to_owned(),
+        schemas: vec!["public".to_owned()],
+        extensions: Vec::new(),
         tables: tables.into_iter().collect(),
         sequences: Vec::new(),
         materialized_views: Vec::new(),

@@ -73,9 +73,38 @@ pub struct Identity {
     /// Publish only INSERT and TRUNCATE of these tables, which never see an UPDATE or DELETE; repeatable.
     #[arg(long, value_name = "TABLE,…", value_parser = quantity::tables)]
     pub insert_only: Vec<TableList>,
-    /// Leave these tables out; repeatable.
-    #[arg(long, value_name = "TABLE,…", value_parser = quantity::tables)]
+}
+
+/// What of each database is moved.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(
+    next_help_heading = "What is moved (names as in SQL, * and ? as patterns, comma-separated, repeatable)"
+)]
+pub struct Filters {
+    /// Move only these schemas.
+    #[arg(long, value_name = "[DB.]SCHEMA,…", value_parser = quantity::names)]
+    pub include_schema: Vec<TableList>,
+    /// Leave these schemas out, definitions and rows.
+    #[arg(long, value_name = "[DB.]SCHEMA,…", value_parser = quantity::names)]
+    pub exclude_schema: Vec<TableList>,
+    /// Move the rows of these tables only; every definition is moved.
+    #[arg(long, value_name = "[[DB.]SCHEMA.]TABLE,…", value_parser = quantity::tables)]
+    pub with_table: Vec<TableList>,
+    /// Move the definitions of these tables, not their rows.
+    #[arg(long, value_name = "[[DB.]SCHEMA.]TABLE,…", value_parser = quantity::tables)]
     pub skip_table: Vec<TableList>,
+    /// Leave these extensions out, with whatever else than a table depends on them.
+    #[arg(long, value_name = "[DB.]EXTENSION,…", alias = "exclude-extension", value_parser = quantity::names)]
+    pub excluded_extensions: Vec<TableList>,
+    /// Move what users put into extensions' configuration tables; this is the default.
+    #[arg(long)]
+    pub replicate_extension_tables: bool,
+    /// Leave extensions' configuration tables as CREATE EXTENSION fills them.
+    #[arg(long)]
+    pub no_replicate_extension_tables: bool,
+    /// Let the role we connect as own everything on the target; grants are moved all the same.
+    #[arg(long)]
+    pub no_owner: bool,
 }
 
 /// The values of `--replica-identity`.
@@ -170,6 +199,9 @@ pub struct CheckArgs {
     /// Tables without a key.
     #[command(flatten)]
     pub identity: Identity,
+    /// What is moved.
+    #[command(flatten)]
+    pub filters: Filters,
     /// What is said.
     #[command(flatten)]
     pub talk: Talk,
@@ -184,6 +216,9 @@ pub struct MigrateArgs {
     /// Tables without a key.
     #[command(flatten)]
     pub identity: Identity,
+    /// What is moved.
+    #[command(flatten)]
+    pub filters: Filters,
     /// When to end.
     #[command(flatten)]
     pub ending: EndingArgs,
@@ -334,7 +369,7 @@ mod tests {
         assert_eq!(args.servers.target, Some(Secret::new("b")));
         assert_eq!(args.identity.replica_identity, Some(ReplicaIdentity::Full));
         assert_eq!(args.identity.insert_only.len(), 2);
-        assert_eq!(args.identity.skip_table, [TableList(vec!["w".to_owned()])]);
+        assert_eq!(args.filters.skip_table, [TableList(vec!["w".to_owned()])]);
         assert!(args.ending.stop_replication && args.ending.until.is_none());
         assert_eq!(args.ending.max_replication_lag, Some(16 << 20));
         assert_eq!(args.pace.copy_jobs.map(NonZeroUsize::get), Some(3));

@@ -1,8 +1,13 @@
 //! From what was typed to what the engine takes, contradictions found on the way.
 
-use super::args::{Command, EndingArgs, Identity, LogFormatArg, MigrateArgs, ReplicaIdentity, Talk, Until};
+use std::str::FromStr;
+
+use super::args::{
+    Command, EndingArgs, Filters, Identity, LogFormatArg, MigrateArgs, ReplicaIdentity, Talk, Until,
+};
 use super::misuse::Misuse;
 use super::quantity::TableList;
+use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
 use crate::migrate::{Ending, Full, IdentityChoice, Options, Output};
 use crate::pg::Conninfo;
 use crate::telemetry::{LogFormat, Verbosity};
@@ -22,9 +27,9 @@ impl Command {
 
     pub(super) fn contradiction(&self) -> Option<Misuse> {
         let own = match self {
-            Command::Check(check) => check.identity.contradiction(),
+            Command::Check(check) => check.filters.contradiction(&check.identity),
             Command::Migrate(migrate) => {
-                migrate.ending.ending().err().or_else(|| migrate.identity.contradiction())
+                migrate.ending.ending().err().or_else(|| migrate.filters.contradiction(&migrate.identity))
             }
             Command::Status(_) | Command::Cleanup(_) | Command::Demo(_) => None,
         };
@@ -52,22 +57,61 @@ impl Identity {
     /// The choice for tables without a key, as the engine takes it.
     #[must_use]
     pub fn choice(&self) -> IdentityChoice {
-        let names = |lists: &[TableList]| lists.iter().flat_map(|list| list.0.clone()).collect();
         IdentityChoice {
             full: match self.replica_identity {
                 Some(ReplicaIdentity::Full) => Full::Keyless,
                 None => Full::No,
             },
             insert_only: names(&self.insert_only),
-            skip: names(&self.skip_table),
         }
     }
+}
 
-    fn contradiction(&self) -> Option<Misuse> {
-        let choice = self.choice();
-        let both = choice.skip.into_iter().find(|table| choice.insert_only.contains(table));
-        both.map(|table| Misuse::SkippedAndCarried { table })
+impl Filters {
+    /// What is moved, as the engine takes it.
+    ///
+    /// # Errors
+    /// [`Misuse::WithAndSkip`], [`Misuse::ExtensionTablesTwice`]; [`Misuse::BadValue`] for what names nothing.
+    pub fn choice(&self) -> Result<catalog::Filters, Misuse> {
+        if !self.with_table.is_empty() && !self.skip_table.is_empty() {
+            return Err(Misuse::WithAndSkip);
+        }
+        if self.replicate_extension_tables && self.no_replicate_extension_tables {
+            return Err(Misuse::ExtensionTablesTwice);
+        }
+        Ok(catalog::Filters {
+            include_schemas: selectors("--include-schema", &self.include_schema)?,
+            exclude_schemas: selectors("--exclude-schema", &self.exclude_schema)?,
+            with_tables: selectors("--with-table", &self.with_table)?,
+            skip_tables: selectors("--skip-table", &self.skip_table)?,
+            excluded_extensions: selectors("--excluded-extensions", &self.excluded_extensions)?,
+            extension_rows: match self.no_replicate_extension_tables {
+                true => ExtensionRows::LeftOut,
+                false => ExtensionRows::Carried,
+            },
+            owners: if self.no_owner { Owners::Dropped } else { Owners::Kept },
+            reach: Reach::Database,
+        })
     }
+
+    fn contradiction(&self, identity: &Identity) -> Option<Misuse> {
+        let insert_only = identity.choice().insert_only;
+        let both = names(&self.skip_table).into_iter().find(|table| insert_only.contains(table));
+        self.choice().err().or_else(|| both.map(|table| Misuse::SkippedAndCarried { table }))
+    }
+}
+
+fn names(lists: &[TableList]) -> Vec<String> {
+    lists.iter().flat_map(|list| list.0.clone()).collect()
+}
+
+/// Reads names by the server's rules.
+fn selectors<T: FromStr<Err = InvalidSelector>>(option: &str, lists: &[TableList]) -> Result<Vec<T>, Misuse> {
+    let bad = |error: InvalidSelector| Misuse::BadValue {
+        option: option.to_owned(),
+        expected: error.rule().to_owned(),
+    };
+    names(lists).iter().map(|name| name.parse().map_err(bad)).collect()
 }
 
 impl Talk {
@@ -117,6 +161,7 @@ impl MigrateArgs {
         Ok(Options {
             ending: self.ending.ending()?,
             identity: self.identity.choice(),
+            filters: self.filters.choice()?,
             output: self.talk.output(),
             pgbin: self.files.pgbin,
             work_dir: self.files.work_dir,
@@ -186,15 +231,25 @@ mod tests {
     fn everything_given_arrives() {
         let line = "--replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
                     -j 3 --index-jobs 2 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
-                    --status-interval 500ms --pgbin /opt/bin --work-dir /spool --metrics-addr 0.0.0.0:1";
+                    --include-schema app,shop.\"X\" --exclude-schema log_* --excluded-extensions hstore \
+                    --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin --work-dir /spool --metrics-addr 0.0.0.0:1";
         let given = options(line);
         let defaults = Options::new(conninfo("a"), conninfo("b"));
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        let expected = IdentityChoice {
-            full: Full::Keyless,
-            insert_only: names(&["x", "\"Y\"", "z"]),
-            skip: names(&["w"]),
+        let expected = IdentityChoice { full: Full::Keyless, insert_only: names(&["x", "\"Y\"", "z"]) };
+        let filters = catalog::Filters {
+            include_schemas: vec!["app".parse().unwrap(), "shop.\"X\"".parse().unwrap()],
+            exclude_schemas: vec!["log_*".parse().unwrap()],
+            skip_tables: vec!["w".parse().unwrap()],
+            excluded_extensions: vec!["hstore".parse().unwrap()],
+            extension_rows: ExtensionRows::LeftOut,
+            owners: Owners::Dropped,
+            ..catalog::Filters::default()
         };
+        assert_eq!(given.filters, filters);
+        let with = options("--with-table a.b,c --replicate-extension-tables").filters;
+        let wanted = vec!["a.b".parse().unwrap(), "c".parse().unwrap()];
+        assert_eq!(with, catalog::Filters { with_tables: wanted, ..catalog::Filters::default() });
         assert_eq!(given.identity, expected);
         assert_eq!(given.output, Output::Json);
         assert_eq!((given.copy_jobs.get(), given.index_jobs.get()), (3, 2));
@@ -234,6 +289,20 @@ mod tests {
             (
                 "check --skip-table a,b --insert-only c,b",
                 "b stands under both --skip-table and --insert-only",
+            ),
+            (
+                "migrate --skip-table a --with-table b",
+                "--with-table and --skip-table are two ways to choose tables: give one of them",
+            ),
+            (
+                "check --exclude-schema a.b.c",
+                "--exclude-schema has a value it cannot take: write at most a database and a name, a name that \
+                 holds a dot in double quotes",
+            ),
+            ("check --with-table a.", "--with-table has a value it cannot take: a name in it is empty"),
+            (
+                "migrate --replicate-extension-tables --no-replicate-extension-tables",
+                "--replicate-extension-tables and --no-replicate-extension-tables contradict each other",
             ),
         ] {
             let error = read(line).expect_err(line);

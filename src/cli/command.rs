@@ -20,9 +20,11 @@ pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Resul
     let (source, target) = ends(&check.servers)?;
     let output = check.talk.output();
     let identity = check.identity.choice().read()?;
+    let filters = check.filters.choice()?;
     let watch = Watch::start(&check.talk, directives, None).await?;
     let report =
-        precheck::check(&source, &target, &CheckOptions { identity, ..CheckOptions::default() }).await;
+        precheck::check(&source, &target, &CheckOptions { identity, filters, ..CheckOptions::default() })
+            .await;
     watch.finish().await;
     let report = report?;
     match output {

@@ -72,6 +72,12 @@ pub enum Misuse {
         /// As it was written.
         table: String,
     },
+    /// Two ways to choose tables.
+    #[error("--with-table and --skip-table are two ways to choose tables: give one of them")]
+    WithAndSkip,
+    /// `--replicate-extension-tables` and its opposite.
+    #[error("--replicate-extension-tables and --no-replicate-extension-tables contradict each other")]
+    ExtensionTablesTwice,
     /// No server is named.
     #[error("no {} is named: give {} or set {}", side.label(), option(*.side), variable(*.side))]
     NoServer {

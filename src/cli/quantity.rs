@@ -28,6 +28,11 @@ pub enum QuantityError {
         "write table names parted by commas, such as orders,sales.items (a name with a comma or capitals in double quotes)"
     )]
     Tables,
+    /// Not a list of schemas or extensions.
+    #[error(
+        "write names parted by commas, such as sales,log_* (a name with a comma or capitals in double quotes)"
+    )]
+    Names,
 }
 
 /// More connections than any server of ours takes.
@@ -99,6 +104,14 @@ pub(super) fn tables(text: &str) -> Result<TableList, QuantityError> {
         return Err(QuantityError::Tables);
     }
     Ok(TableList(names))
+}
+
+/// As [`tables`], for schemas and extensions.
+///
+/// # Errors
+/// [`QuantityError::Names`], likewise.
+pub(super) fn names(text: &str) -> Result<TableList, QuantityError> {
+    tables(text).map_err(|_| QuantityError::Names)
 }
 
 /// Parts a number from its unit; blanks between them are fine, as they are for PostgreSQL.

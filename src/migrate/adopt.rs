@@ -41,7 +41,12 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
     }
     let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
     let identity_choice = options.identity.read()?;
-    let checks = CheckOptions { resuming, identity: identity_choice.clone(), ..CheckOptions::default() };
+    let checks = CheckOptions {
+        resuming,
+        identity: identity_choice.clone(),
+        filters: options.filters.clone(),
+        ..CheckOptions::default()
+    };
     let report = precheck::check(&options.source, &options.target, &checks).await?;
     match &found {
         None => passed(&report)?,
@@ -56,6 +61,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
     let id = match &found {
         Some(state) => {
             same_source(state, &identity, options.source.database())?;
+            state::adopt_filters(&target, state, &options.filters).await?;
             watchers.progress.note(&format!(
                 "going on with migration {} (phase: {})",
                 state.id.as_str(),
@@ -98,6 +104,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
             source_database: run.options.source.database().to_owned(),
             phase: Phase::Planned,
             consistent_point: None,
+            filters: options.filters.to_json(),
         };
         state::begin(&run.target, &state).await?;
         for outcome in report.with(Verdict::Warn) {

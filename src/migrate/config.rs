@@ -8,7 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::catalog::TableSelector;
+use crate::catalog::{Filters, TableSelector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
 use crate::precheck;
@@ -50,8 +50,6 @@ pub struct IdentityChoice {
     pub full: Full,
     /// Tables that only ever grow: publish INSERT and TRUNCATE alone.
     pub insert_only: Vec<String>,
-    /// Tables to leave out wholly.
-    pub skip: Vec<String>,
 }
 
 impl IdentityChoice {
@@ -74,7 +72,6 @@ impl IdentityChoice {
                 Full::Keyless => precheck::FullIdentity::Accepted,
             },
             insert_only: selectors(&self.insert_only)?,
-            skip: selectors(&self.skip)?,
         })
     }
 }
@@ -108,6 +105,8 @@ pub struct Options {
     pub ending: Ending,
     /// What to do with tables without a key.
     pub identity: IdentityChoice,
+    /// What is moved at all; a migration goes on with the choice that it began with.
+    pub filters: Filters,
     /// Where metrics are served; nowhere when not given.
     pub metrics_addr: Option<SocketAddr>,
     /// How the result is written.
@@ -149,6 +148,7 @@ impl Options {
             split_bytes: Options::SPLIT_BYTES_DEFAULT,
             ending: Ending::default(),
             identity: IdentityChoice::default(),
+            filters: Filters::default(),
             metrics_addr: None,
             output: Output::default(),
             work_dir: None,

@@ -8,9 +8,9 @@ use std::collections::HashSet;
 
 use super::release::release_source;
 use super::run::Run;
-use super::{define, load};
+use super::{define, extension, load};
 use crate::bulk::{self, LoadRole};
-use crate::catalog::{self, Catalog, ReplicaRole, SequenceValue};
+use crate::catalog::{self, Catalog, MaterializedView, ReplicaRole, SequenceValue};
 use crate::error::{Error, Result, describe};
 use crate::pg::{QualifiedName, quote_literal};
 use crate::wire::{Session, SessionSettings};
@@ -38,6 +38,8 @@ pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     set_sequences(run).await?;
     refresh_views(run, &source).await?;
+    // Jobs that run by what extensions hold find everything else in place.
+    extension::carry_rows(run, extension::Moment::End).await?;
     run.progress.note("collecting statistics on the target");
     run.target
         .batch_execute("SET client_min_messages = error; ANALYZE; RESET client_min_messages")
@@ -64,9 +66,11 @@ async fn carry_large_objects(run: &Run, count: u64) -> Result<()> {
 pub(super) async fn set_sequences(run: &Run) -> Result<()> {
     let on_target: HashSet<QualifiedName> =
         catalog::read_sequences(&run.target).await?.into_iter().map(|value| value.name).collect();
+    let left = run.wishes(&catalog::load(&run.source).await?)?.left;
     let (values, missing): (Vec<SequenceValue>, Vec<SequenceValue>) = catalog::read_sequences(&run.source)
         .await?
         .into_iter()
+        .filter(|value| !left.schemas.contains(value.name.schema.raw()))
         .partition(|value| on_target.contains(&value.name));
     for value in &missing {
         run.warn(&format!(
@@ -88,7 +92,10 @@ pub(super) async fn set_sequences(run: &Run) -> Result<()> {
 /// Fills each view that is filled on the source. One that fails is named in the result; the rest go on.
 async fn refresh_views(run: &Run, source: &Catalog) -> Result<()> {
     let search_path = source_search_path(&run.source).await?;
-    for view in source.materialized_views.iter().filter(|view| view.is_populated) {
+    let left = run.wishes(source)?.left;
+    let carried =
+        |view: &&MaterializedView| view.is_populated && !left.schemas.contains(view.name.schema.raw());
+    for view in source.materialized_views.iter().filter(carried) {
         run.progress.note(&format!("refreshing materialized view {}", view.name.plain()));
         let refresh = format!("REFRESH MATERIALIZED VIEW {}", view.name);
         let Err(first) = run.target.batch_execute(&refresh).await else { continue };

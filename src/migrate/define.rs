@@ -7,12 +7,14 @@ use tokio::sync::mpsc;
 
 use super::build::Builder;
 use super::cutover::source_search_path;
+use super::extension;
 use super::run::Run;
 use super::state;
-use crate::catalog::{Capabilities, ReplicaRole};
+use crate::catalog::{self, Capabilities, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pg::Identifier;
 use crate::schema::{
-    self, Archive, Build, BuildSettings, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
+    self, Archive, Build, BuildSettings, Chosen, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
     EventTriggers, FilterSettings, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
@@ -34,6 +36,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
         lock_wait_timeout: run.options.lock_timeout,
         encoding: if run.encoding == "SQL_ASCII" { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
         toast_compression: toast_compression(run).await?,
+        without_schemas: schemas_left_out(run).await?,
     };
     let archive = schema::dump_definitions(
         &tools,
@@ -46,7 +49,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
         .await
         .map_err(|error| Error::new(ErrorKind::Local, "read the archive of definitions").because(error))?;
     state::save_archive(&run.target, &content).await?;
-    let plan = Plan::new(&archive.toc, filter_settings(run).await?);
+    let plan = plan(run, &archive).await?;
     // The target database is the one that was named; what it is called on the source is no loss.
     let nameless = |entry: &str| entry.starts_with("DATABASE ") && !entry.starts_with("DATABASE PROPERTIES ");
     for skipped in plan.skipped.iter().filter(|skipped| !nameless(&skipped.entry)) {
@@ -55,6 +58,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     let ids = plan.pre_data.clone();
     let definitions = Definitions { tools, archive, plan, _directory: directory };
     definitions.restore(run, &ids).await?;
+    extension::carry_rows(run, extension::Moment::Beginning).await?;
     run.enter(Phase::SchemaReady, "").await
 }
 
@@ -109,7 +113,7 @@ impl Definitions {
             Error::new(ErrorKind::Local, "write the archive of definitions").because(error)
         })?;
         let archive = Archive::open(path).await?;
-        let plan = Plan::new(&archive.toc, filter_settings(run).await?);
+        let plan = plan(run, &archive).await?;
         Ok(Definitions { tools, archive, plan, _directory: directory })
     }
 
@@ -122,7 +126,11 @@ impl Definitions {
     async fn restore(&self, run: &Run, ids: &[DumpId]) -> Result<()> {
         let done = state::restored(&run.target).await?;
         let ids: Vec<DumpId> = ids.iter().copied().filter(|id| !done.contains(id)).collect();
-        let settings = RestoreSettings { run: run.restore, tablespaces: Tablespaces::Default };
+        let settings = RestoreSettings {
+            run: run.restore,
+            tablespaces: Tablespaces::Default,
+            owners: run.options.filters.owners,
+        };
         let restored =
             schema::restore(&self.tools, &self.archive, &run.options.target, &ids, settings).await?;
         for warning in schema::restore_privileges(&run.target, &self.archive.toc, restored.warnings).await? {
@@ -146,6 +154,30 @@ impl Definitions {
             .await?;
         self.restore(run, entries).await
     }
+}
+
+/// Where each definition goes that the operator wants.
+async fn plan(run: &Run, archive: &Archive) -> Result<Plan> {
+    let settings = filter_settings(run).await?;
+    let database = source_database(run).await?;
+    Ok(Plan::of(&archive.toc, settings, Chosen { filters: &run.options.filters, database: &database }))
+}
+
+/// The database as its server calls it; a pooler may have another name for it.
+async fn source_database(run: &Run) -> Result<String> {
+    let row = run
+        .source
+        .query_one("SELECT pg_catalog.current_database()::text", &[])
+        .await
+        .map_err(|error| Error::from_postgres("read the source database's name", error))?;
+    Ok(row.get(0))
+}
+
+async fn schemas_left_out(run: &Run) -> Result<Vec<Identifier>> {
+    let database = source_database(run).await?;
+    let schemas = catalog::read_schemas(&run.source).await?;
+    let is_out = |schema: &String| run.options.filters.leaves_out_schema(&database, schema);
+    Ok(schemas.into_iter().filter(is_out).map(Identifier::new).collect())
 }
 
 async fn tools(run: &Run) -> Result<Tools> {

@@ -4,7 +4,7 @@
 //! ledger holds. A snapshot that is lost, or a table that was rewritten under it (P15), costs a new snapshot at
 //! a later position for what is not finished, and nothing else.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
 use super::release::release_source;
 use super::run::Run;
-use super::selection::{Selection, Wishes, select};
+use super::selection::{Selection, select};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState};
 use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, TableCopy, copy_tables};
@@ -78,11 +78,11 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     // identity that is FULL by our doing only must not be taken for the table's own.
     release_source(&run.source, &run.target).await?;
     let before = catalog::load(&run.source).await?;
-    let selection = select(&before, &Wishes::of(&run.identity, &before)?);
+    let selection = select(&before, &run.wishes(&before)?);
     harmless(&selection)?;
     run.tables.set(selection.definitions_only.iter().map(|(table, _)| table), Stage::Skipped);
-    for (table, why) in &selection.definitions_only {
-        run.warn(&format!("{}: the definition is carried, its rows are not: {why}", table.plain())).await?;
+    for warning in rows_left(&selection) {
+        run.warn(&warning).await?;
     }
     open::publish(run, &selection).await?;
     let snapshot = open::open_slot(run).await?;
@@ -113,6 +113,24 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     Ok(snapshot)
 }
 
+/// Tables whose definition alone is carried: one warning for each, or for each reason where they are many.
+fn rows_left(selection: &Selection) -> Vec<String> {
+    const NAMED: usize = 20;
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (table, why) in &selection.definitions_only {
+        by_reason.entry(why).or_default().push(table.plain());
+    }
+    let one = |(why, tables): (&str, Vec<String>)| {
+        let said = format!("the definition is carried, its rows are not: {why}");
+        if tables.len() <= NAMED {
+            return tables.iter().map(|table| format!("{table}: {said}")).collect::<Vec<_>>();
+        }
+        let more = tables.len() - NAMED;
+        vec![format!("{} and {more} more: of each {said}", tables[..NAMED].join(", "))]
+    };
+    by_reason.into_iter().flat_map(one).collect()
+}
+
 /// Publishing a table without identity would make the source's own UPDATE fail (P06). A first run has been
 /// checked for that; on a later one such a table may be new.
 fn harmless(selection: &Selection) -> Result<()> {
@@ -140,7 +158,7 @@ async fn catalog_under(run: &Run, snapshot: &OpenSnapshot) -> Result<Catalog> {
 
 /// Definitions were dumped before the slot existed; what changed in between is in neither dump nor stream (P25).
 async fn unchanged_since(run: &Run, selection: &Selection, shown: &Catalog) -> Result<()> {
-    if select(shown, &Wishes::of(&run.identity, shown)?).moved != selection.moved {
+    if select(shown, &run.wishes(shown)?).moved != selection.moved {
         return Err(Error::new(ErrorKind::Drift, "compare the source's tables with those being published")
             .hint(DRIFTED));
     }
@@ -232,12 +250,12 @@ fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>)
 
 /// Copies tables that the stream does not carry, as they are now that writes have stopped (P35).
 pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
-    let skipped = Wishes::of(&run.identity, source)?.skip;
+    let left = run.wishes(source)?.left;
     let unlogged: Vec<QualifiedName> = source
         .tables
         .iter()
         .filter(|table| table.kind == TableKind::Ordinary && table.persistence == Persistence::Unlogged)
-        .filter(|table| table.extension.is_none() && !skipped.contains(&table.oid))
+        .filter(|table| table.extension.is_none() && !left.has(table.oid))
         .map(|table| table.name.clone())
         .collect();
     let Some(enter) = ledger::enter(unlogged.iter()) else { return Ok(()) };

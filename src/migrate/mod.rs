@@ -21,6 +21,7 @@ mod config;
 mod cutover;
 mod databases;
 mod define;
+mod extension;
 mod follow;
 mod gauge;
 mod load;

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use super::config::{Ending, Options};
 use super::outcome::{Ended, Figures, Outcome};
+use super::selection::Wishes;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
 use super::{abandon, cutover, define, follow, load, monitor, open};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
+use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion};
 use crate::precheck::IdentityChoice;
@@ -122,6 +124,11 @@ impl Run {
         // While this fails, following can go on.
         stop.or_stop(self.alive(monitor::beside(self, cutover::carry_unstreamed(self)))).await?;
         self.enter(Phase::Fenced, "").await
+    }
+
+    /// What the operator wants of the source's tables.
+    pub(super) fn wishes(&self, catalog: &Catalog) -> Result<Wishes> {
+        Wishes::of(&self.identity, &self.options.filters, catalog)
     }
 
     /// The publications that the stream is made of.

@@ -5,7 +5,9 @@
 
 use std::collections::HashSet;
 
-use crate::catalog::{self, Catalog, IndexKind, Persistence, RelReplIdent, Table, TableKind};
+use crate::catalog::{
+    self, Catalog, Filters, IndexKind, LeftBehind, Persistence, RelReplIdent, Table, TableKind,
+};
 use crate::error::Result;
 use crate::pg::{QualifiedName, RelationId};
 use crate::precheck::{FullIdentity, IdentityChoice};
@@ -13,27 +15,27 @@ use crate::replication::{Publication, PublishedActions, PublishedTable};
 
 use super::state::{Made, MigrationId};
 
-/// What the operator decided about tables without a usable identity, and about tables to leave out.
+/// What the operator decided about tables without a usable identity, and about what is left behind.
 #[derive(Debug, Clone)]
 pub struct Wishes {
     /// What becomes of tables that have no identity and no wish of their own.
     pub full: FullIdentity,
     /// Publish inserts and truncates only.
     pub insert_only: HashSet<RelationId>,
-    /// Carry the definition, not the rows.
-    pub skip: HashSet<RelationId>,
+    /// What is not moved.
+    pub left: LeftBehind,
 }
 
 impl Wishes {
-    /// Finds the tables that the choice names.
+    /// Finds the tables that the choices name.
     ///
     /// # Errors
     /// `Usage` for a name that fits no table.
-    pub fn of(choice: &IdentityChoice, catalog: &Catalog) -> Result<Wishes> {
+    pub fn of(choice: &IdentityChoice, filters: &Filters, catalog: &Catalog) -> Result<Wishes> {
         Ok(Wishes {
             full: choice.full,
             insert_only: catalog::select(&choice.insert_only, catalog)?,
-            skip: catalog::select(&choice.skip, catalog)?,
+            left: filters.resolve(catalog)?,
         })
     }
 }
@@ -77,7 +79,7 @@ pub fn select(catalog: &Catalog, wishes: &Wishes) -> Selection {
             let apart = table.kind == TableKind::Foreign
                 || table.persistence == Persistence::Unlogged
                 || table.extension.is_some()
-                || wishes.skip.contains(&table.oid)
+                || wishes.left.has(table.oid)
                 || wishes.insert_only.contains(&table.oid);
             if let Some(root) = root_of(catalog, table).filter(|_| apart) {
                 whole_roots.remove(&root);
@@ -85,7 +87,7 @@ pub fn select(catalog: &Catalog, wishes: &Wishes) -> Selection {
         }
     }
     for table in &catalog.tables {
-        if table.extension.is_some() {
+        if table.extension.is_some() || wishes.left.definitions.contains(&table.oid) {
             continue;
         }
         match table.kind {
@@ -99,11 +101,11 @@ pub fn select(catalog: &Catalog, wishes: &Wishes) -> Selection {
                     selection.published.push(PublishedTable::WithPartitions(table.name.clone()));
                 }
             }
+            TableKind::Ordinary if wishes.left.rows.contains(&table.oid) => {
+                selection.definitions_only.push((table.name.clone(), "left behind, as chosen"));
+            }
             TableKind::Ordinary if table.persistence == Persistence::Unlogged => {
                 // Copied at the cutover: nothing of it is in the stream (P35).
-            }
-            TableKind::Ordinary if wishes.skip.contains(&table.oid) => {
-                selection.definitions_only.push((table.name.clone(), "skipped by --skip-table"));
             }
             TableKind::Ordinary => {
                 selection.moved.push(table.name.clone());

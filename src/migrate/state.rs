@@ -8,6 +8,7 @@ use std::collections::HashSet;
 
 use crate::apply;
 use crate::bulk::ledger;
+use crate::catalog::Filters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Identifier, Lsn, QualifiedName, SlotName, SystemIdentifier, Timeline, quote_literal};
 use crate::schema::DumpId;
@@ -25,6 +26,7 @@ CREATE TABLE IF NOT EXISTS pgstream.migration (
     source_database text NOT NULL,
     phase text NOT NULL,
     consistent_point pg_lsn,
+    filters jsonb NOT NULL,
     started_at timestamptz NOT NULL DEFAULT now(),
     phase_entered_at timestamptz NOT NULL DEFAULT now(),
     last_error text,
@@ -117,6 +119,8 @@ pub struct State {
     pub phase: Phase,
     /// The slot's consistent point, once there is a slot.
     pub consistent_point: Option<Lsn>,
+    /// What is moved, as [`Filters::to_json`] writes it.
+    pub filters: serde_json::Value,
 }
 
 /// Something on the source that is ours to undo.
@@ -185,7 +189,8 @@ pub async fn find(target: &Session) -> Result<Option<State>> {
     }
     let row = target
         .query_opt(
-            "SELECT id, source_system, source_timeline, source_database, phase, consistent_point::text
+            "SELECT id, source_system, source_timeline, source_database, phase, consistent_point::text,
+                    filters::text
                FROM pgstream.migration",
             &[],
         )
@@ -203,6 +208,7 @@ pub async fn find(target: &Session) -> Result<Option<State>> {
         source_database: row.get(3),
         phase: phase_named(row.get(4)).ok_or_else(unreadable)?,
         consistent_point: row.get::<_, Option<&str>>(5).and_then(|text| text.parse().ok()),
+        filters: serde_json::from_str(row.get(6)).map_err(|_| unreadable())?,
     }))
 }
 
@@ -219,17 +225,44 @@ pub async fn begin(target: &Session, state: &State) -> Result<()> {
     let begin = format!(
         "SET client_min_messages = warning;
          {DDL}; {}; {};
-         INSERT INTO pgstream.migration (id, source_system, source_timeline, source_database, phase)
-         VALUES ({}, '{}', {}, {}, '{}')",
+         INSERT INTO pgstream.migration (id, source_system, source_timeline, source_database, phase, filters)
+         VALUES ({}, '{}', {}, {}, '{}', {})",
         ledger::DDL,
         apply::PROGRESS_DDL,
         quote_literal(state.id.as_str()),
         state.source_system,
         state.source_timeline,
         quote_literal(&state.source_database),
-        state.phase.label()
+        state.phase.label(),
+        quote_literal(&state.filters.to_string())
     );
     target.batch_execute(&begin).await.map_err(failed("create the migration's state on the target"))
+}
+
+/// Sees to it that a migration goes on with the filters it began with. As long as no definition has been
+/// carried, another choice takes the place of the first.
+///
+/// # Errors
+/// `Usage`, with the options that differ; `Connect` or `Sql`.
+pub async fn adopt_filters(target: &Session, state: &State, filters: &Filters) -> Result<()> {
+    let changes = filters.changes_since(&state.filters);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let changed = target
+        .execute(
+            "UPDATE pgstream.migration SET filters = $1::text::jsonb WHERE NOT EXISTS (SELECT FROM pgstream.archive)",
+            &[&filters.to_json().to_string()],
+        )
+        .await
+        .map_err(failed("change what is moved"))?;
+    if changed > 0 {
+        return Ok(());
+    }
+    let doing = format!("go on with migration {}, which moves something else", state.id.as_str());
+    Err(Error::new(ErrorKind::Usage, doing)
+        .because(changes.join("; "))
+        .hint("Give the options that the migration began with, or drop the target database and begin anew."))
 }
 
 /// Enters a phase, and does `also` in the same transaction.

@@ -9,16 +9,25 @@ use crate::precheck::table::{Finding, NAMED, listing};
 
 /// A choice, but one to be seen in the report: rows stay on the source.
 pub(super) fn skipped(facts: &Facts) -> Vec<Finding> {
-    let tables = &facts.source.catalog.tables;
+    let left = &facts.choices.left;
+    let tables = facts.source.catalog.tables.iter();
     let skipped: Vec<String> = tables
-        .iter()
-        .filter(|table| facts.choices.skip.contains(&table.oid))
+        .filter(|table| left.rows.contains(&table.oid) && table.extension.is_none())
         .map(|table| table.name.plain())
         .collect();
-    if skipped.is_empty() {
-        return Vec::new();
+    let mut found = Vec::new();
+    if !skipped.is_empty() {
+        let names = listing(skipped);
+        found.push(Finding::warn(format!("Rows of {names} are not moved, as chosen; the definitions are.")));
     }
-    vec![Finding::warn(format!("Rows of {} are not moved, as chosen.", listing(skipped)))]
+    for (kind, names) in [("schemas", &left.schemas), ("extensions", &left.extensions)] {
+        if !names.is_empty() {
+            let names = listing(names.iter().cloned());
+            found
+                .push(Finding::warn(format!("Left out, as chosen, with all their objects: {kind} {names}.")));
+        }
+    }
+    found
 }
 
 /// P82, and for sequences P33. One finding per schema and kind, with one command for all it names.
@@ -27,7 +36,9 @@ pub(super) fn readable(facts: &Facts) -> Vec<Finding> {
     let role = Identifier::new(raw);
     let mut groups: BTreeMap<(&Identifier, bool), Vec<&RelationRights>> = BTreeMap::new();
     for right in facts.source.rights.iter().filter(|right| !right.is_readable) {
-        if !facts.choices.skip.contains(&right.oid) {
+        let schema = right.name.schema.raw();
+        // pg_dump locks, so must be able to read, whatever it describes: a table left without its rows, too.
+        if !facts.choices.left.schemas.contains(schema) {
             groups.entry((&right.name.schema, right.is_sequence)).or_default().push(right);
         }
     }
@@ -102,8 +113,12 @@ pub(super) fn foreign_tables(facts: &Facts) -> Vec<Finding> {
 /// P36.
 pub(super) fn materialized_views(facts: &Facts) -> Vec<Finding> {
     let views = &facts.source.catalog.materialized_views;
-    let populated: Vec<String> =
-        views.iter().filter(|view| view.is_populated).map(|view| view.name.plain()).collect();
+    let left = &facts.choices.left.schemas;
+    let populated: Vec<String> = views
+        .iter()
+        .filter(|view| view.is_populated && !left.contains(view.name.schema.raw()))
+        .map(|view| view.name.plain())
+        .collect();
     if populated.is_empty() {
         return Vec::new();
     }
@@ -142,8 +157,10 @@ mod tests {
     fn tables_left_behind_are_said() {
         let mut facts = facts();
         assert_eq!(skipped(&facts), []);
-        facts.choices.skip.insert(RelationId::new(1));
+        facts.choices.left.rows.insert(RelationId::new(1));
         assert_eq!(verdicts(skipped(&facts)), [Verdict::Warn]);
+        facts.choices.left.schemas.insert("archive".to_owned());
+        assert!(skipped(&facts)[1].message.ends_with("schemas archive."));
     }
 
     #[test]
@@ -163,7 +180,9 @@ mod tests {
         );
         assert!(found[1].fix.as_deref().unwrap().contains("ON SEQUENCE"));
         facts.choices.skip.insert(RelationId::new(1));
-        assert_eq!(readable(&facts).len(), 1);
+        assert_eq!(readable(&facts).len(), 2, "its definition is still to be read");
+        facts.choices.left.schemas.insert("public".to_owned());
+        assert_eq!(readable(&facts), []);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use crate::catalog::{Capabilities, Catalog, Persistence, Table, TableKind};
+use crate::catalog::{
+    Capabilities, Catalog, Configuration, Dependent, ExtensionRows, LeftBehind, Persistence, Table, TableKind,
+};
 use crate::pg::{QualifiedName, RelationId, SystemIdentifier};
 use crate::precheck::options::{FullIdentity, Method, Resuming};
 use crate::precheck::provider::Provider;
@@ -30,8 +32,12 @@ pub struct Choices {
     pub full: FullIdentity,
     /// Tables published without UPDATE and DELETE.
     pub insert_only: HashSet<RelationId>,
-    /// Tables left behind.
+    /// Tables of which no row is moved.
     pub skip: HashSet<RelationId>,
+    /// All that is left behind; the tables of `skip` among it.
+    pub left: LeftBehind,
+    /// Whether rows in extensions' configuration tables are carried (P44).
+    pub extension_rows: ExtensionRows,
 }
 
 /// What is asked of either server.
@@ -74,6 +80,10 @@ pub struct SourceFacts {
     pub writers: Vec<Writer>,
     /// Extensions installed: name and version.
     pub extensions: Vec<(String, String)>,
+    /// What needs something that is left behind.
+    pub dependents: Vec<Dependent>,
+    /// What extensions keep of the user's (P44).
+    pub configuration: Vec<Configuration>,
     /// Roles that own objects here or hold grants on them.
     pub roles_in_use: Vec<String>,
 }

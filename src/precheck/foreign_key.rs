@@ -41,9 +41,11 @@ enum Crossing {
 }
 
 fn crossing(facts: &Facts, key: &ForeignKey) -> Option<Crossing> {
-    let Choices { skip, insert_only, .. } = &facts.choices;
+    let Choices { skip, insert_only, left, .. } = &facts.choices;
     match (skip.contains(&key.table), skip.contains(&key.references)) {
         (false, true) => Some(Crossing::ToSkipped),
+        // What is left out with its definition takes its foreign keys along.
+        (true, false) if left.definitions.contains(&key.table) => None,
         (true, false) => Some(Crossing::FromSkipped),
         (false, false) if insert_only.contains(&key.table) && !insert_only.contains(&key.references) => {
             Some(Crossing::FromInsertOnly)
@@ -108,6 +110,9 @@ mod tests {
         assert_eq!(verdicts(foreign_keys(&facts)), [Verdict::Block]);
         facts.choices.skip = HashSet::from([orders]);
         assert_eq!(verdicts(foreign_keys(&facts)), [Verdict::Warn]);
+        facts.choices.left.definitions.insert(orders);
+        assert_eq!(foreign_keys(&facts), []);
+        facts.choices.left.definitions.clear();
         facts.choices.skip = HashSet::from([orders, customers]);
         assert_eq!(foreign_keys(&facts), []);
         facts.choices.skip.clear();

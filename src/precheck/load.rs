@@ -27,18 +27,21 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
     let (source_session, target_session) =
         tokio::try_join!(connect(Side::Source, source), connect(Side::Target, target))?;
     let (source, target) =
-        tokio::try_join!(load_source(&source_session, source), load_target(&target_session))?;
+        tokio::try_join!(load_source(&source_session, source, options), load_target(&target_session))?;
+    let left = options.filters.resolve(&source.catalog)?;
     let choices = Choices {
         resuming: options.resuming,
         method: options.method,
         full: options.identity.full,
         insert_only: select(&options.identity.insert_only, &source.catalog)?,
-        skip: select(&options.identity.skip, &source.catalog)?,
+        skip: left.tables(),
+        left,
+        extension_rows: options.filters.extension_rows,
     };
     Ok(Facts { source, target, choices })
 }
 
-async fn load_source(session: &Session, conninfo: &Conninfo) -> Result<SourceFacts> {
+async fn load_source(session: &Session, conninfo: &Conninfo, options: &CheckOptions) -> Result<SourceFacts> {
     let mut server = load_server(session).await?;
     let publication = try_publication(session, &server.may).await?;
     let doing = "read the source in one snapshot";
@@ -47,6 +50,9 @@ async fn load_source(session: &Session, conninfo: &Conninfo) -> Result<SourceFac
     };
     run("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
     let catalog = catalog::load(session).await?;
+    let left = options.filters.resolve(&catalog)?;
+    let dependents = catalog::read_dependents(session, &catalog, &left).await?;
+    let configuration = catalog::read_configuration(session).await?;
     let rights = load_rights(session).await?;
     let extensions = rows(session, "list extensions", INSTALLED_EXTENSIONS).await?;
     let roles = rows(session, "list roles that own or hold grants", ROLES_IN_USE).await?;
@@ -77,7 +83,10 @@ async fn load_source(session: &Session, conninfo: &Conninfo) -> Result<SourceFac
         extensions: extensions
             .iter()
             .map(|row| Ok((field(row, "extname")?, field(row, "extversion")?)))
+            .filter(|found| found.as_ref().map_or(true, |(name, _)| !left.extensions.contains(name)))
             .collect::<Result<_>>()?,
+        dependents,
+        configuration,
         roles_in_use: roles.iter().map(|row| field(row, "rolname")).collect::<Result<_>>()?,
         server,
         catalog,

@@ -14,12 +14,14 @@
 //! | `stream` | WAL level, slots, rights, open transactions |
 //! | `identity` | tables that cannot tell their rows apart |
 //! | `content` | what may not be read, and what the stream does not carry |
+//! | `cut` | what needs something that is left behind |
 //! | `foreign_key` | foreign keys that lead out of what is moved |
 //! | `target` | whether the target can take it |
 //! | `table`, `report` | the table of checks; its outcome |
 
 mod connect;
 mod content;
+mod cut;
 pub mod facts;
 mod foreign_key;
 mod identity;

@@ -1,6 +1,6 @@
 //! What the operator chose, as far as the checks depend on it.
 
-use crate::catalog::TableSelector;
+use crate::catalog::{Filters, TableSelector};
 
 /// Whether the target may hold what an earlier run of ours left there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -39,8 +39,6 @@ pub struct IdentityChoice {
     pub full: FullIdentity,
     /// `--insert-only TABLE`: published without UPDATE and DELETE.
     pub insert_only: Vec<TableSelector>,
-    /// `--skip-table TABLE`: not moved at all.
-    pub skip: Vec<TableSelector>,
 }
 
 /// What the checks are told beside the two connection strings.
@@ -52,4 +50,6 @@ pub struct CheckOptions {
     pub method: Method,
     /// Tables without identity.
     pub identity: IdentityChoice,
+    /// What is moved at all.
+    pub filters: Filters,
 }

@@ -4,7 +4,7 @@
 use crate::precheck::facts::Facts;
 use crate::precheck::options::Method;
 use crate::precheck::report::{Outcome, Report, Verdict};
-use crate::precheck::{content, foreign_key, identity, server, stream, target};
+use crate::precheck::{content, cut, foreign_key, identity, server, stream, target};
 
 /// One thing that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,6 +116,10 @@ pub static CHECKS: &[Check] = &[
         Scope::Any,
         foreign_key::foreign_keys,
     ),
+    check("left-out-schemas", "nothing needs a schema that is left out", Scope::Any, cut::schemas),
+    check("left-out-extensions", "nothing needs an extension that is left out", Scope::Any, cut::extensions),
+    check("views-of-skipped", "nothing shows rows that are left behind", Scope::Any, cut::views),
+    check("extension-tables", "extensions keep nothing of the user's", Scope::Any, cut::extension_rows),
     check("readable", "our role may read every table and sequence", Scope::Any, content::readable),
     check("row-security", "no row security hides rows from us", Scope::Any, content::row_security),
     check("large-objects", "there are no large objects", Scope::Replication, content::large_objects),

@@ -37,6 +37,8 @@ pub(super) fn facts() -> Facts {
             prepared: Vec::new(),
             writers: Vec::new(),
             extensions: Vec::new(),
+            dependents: Vec::new(),
+            configuration: Vec::new(),
             roles_in_use: vec!["app".to_owned()],
         },
         target: TargetFacts {

@@ -80,6 +80,15 @@ pub(super) fn read_head(sql: &str) -> Option<Head> {
     Some(Head::Constraint { kind, name, table })
 }
 
+/// The schema that `CREATE EXTENSION IF NOT EXISTS name WITH SCHEMA schema` puts an extension into.
+pub(super) fn read_extension_schema(sql: &str) -> Option<Identifier> {
+    let mut words = Words { rest: sql };
+    let begins = ["CREATE", "EXTENSION", "IF", "NOT", "EXISTS"].into_iter().all(|word| words.keyword(word));
+    let named = begins && words.identifier().is_some();
+    let placed = named && words.keyword("WITH") && words.keyword("SCHEMA");
+    if placed { words.identifier() } else { None }
+}
+
 /// Whether `sql` makes what the server describes as `definition` (`pg_get_indexdef`, `pg_get_constraintdef`).
 ///
 /// pg_dump copies an index's text from the server, and may follow it with further statements; a key constraint
@@ -212,6 +221,13 @@ mod tests {
         for other in ["", "CREATE TABLE a.b ();", "ALTER TABLE a.b OWNER TO c;", "CREATE INDEX \"x", "-- x"] {
             assert_eq!(read_head(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn reads_where_an_extension_goes() {
+        let sql = "CREATE EXTENSION IF NOT EXISTS \"uuid-ossp\" WITH SCHEMA \"My ext\";\n";
+        assert_eq!(read_extension_schema(sql), Some(Identifier::new("My ext")));
+        assert_eq!(read_extension_schema("CREATE EXTENSION IF NOT EXISTS plpgsql;"), None);
     }
 
     #[test]

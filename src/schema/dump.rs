@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::Conninfo;
+use crate::pg::{Conninfo, Identifier};
 use crate::schema::environment::Environment;
 use crate::schema::process::run;
 use crate::schema::toc::Toc;
@@ -20,7 +20,7 @@ use crate::schema::tool::Tools;
 const ARCHIVE_BYTES_MAX: u64 = 1 << 30;
 
 /// How to dump.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct DumpSettings {
     /// How long to wait for the lock on a table before giving up.
     pub lock_wait_timeout: Duration,
@@ -28,6 +28,8 @@ pub struct DumpSettings {
     pub encoding: DumpEncoding,
     /// Whether columns keep their TOAST compression method.
     pub toast_compression: ToastCompression,
+    /// Schemas of which nothing is wanted: their tables are neither locked nor need be readable (P82).
+    pub without_schemas: Vec<Identifier>,
 }
 
 /// The encoding of an archive.
@@ -94,7 +96,7 @@ pub async fn dump_definitions(
 ) -> Result<Archive> {
     create_private(into)?;
     let environment = Environment::of(source)?;
-    let ended = run(&tools.pg_dump, &arguments(into, settings), &environment, |_| true).await?;
+    let ended = run(&tools.pg_dump, &arguments(into, &settings), &environment, |_| true).await?;
     if ended.code != Some(0) {
         return Err(explain(&ended.stderr));
     }
@@ -110,7 +112,7 @@ fn create_private(path: &Path) -> Result<()> {
     })
 }
 
-fn arguments(into: &Path, settings: DumpSettings) -> Vec<OsString> {
+fn arguments(into: &Path, settings: &DumpSettings) -> Vec<OsString> {
     let timeout = format!("--lock-wait-timeout={}", settings.lock_wait_timeout.as_millis());
     let mut arguments: Vec<OsString> = [
         "--format=custom",
@@ -129,6 +131,8 @@ fn arguments(into: &Path, settings: DumpSettings) -> Vec<OsString> {
     if settings.toast_compression == ToastCompression::Drop {
         arguments.push("--no-toast-compression".into());
     }
+    // In double quotes a name is no pattern.
+    arguments.extend(settings.without_schemas.iter().map(|name| format!("--exclude-schema={name}").into()));
     arguments.push("--file".into());
     arguments.push(into.into());
     arguments

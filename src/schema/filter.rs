@@ -3,24 +3,30 @@
 //! Hazard: whatever is left out here is missing on the target for good. Every entry of the archive ends in
 //! exactly one list, and what is skipped says why.
 //!
-//! The archive's order respects dependencies, so each list keeps it. Three rules move entries between lists:
+//! The archive's order respects dependencies, so each list keeps it. Four rules move entries between lists:
 //! - privileges go last, as in `pg_restore` itself: an owner may have revoked his own right to write;
 //! - what a build must wait for beyond pre-data (a materialized view that groups by a primary key is created
 //!   after that key) makes the build an ordinary entry of `last`, in its place;
+//! - what needs an extension that is left out is left out with it, as the archive's own dependencies say;
 //! - what depends on a foreign key or on anything armed (their comments) follows it.
 
 use std::collections::{HashMap, HashSet};
 
+use crate::catalog::Filters;
 use crate::pg::QualifiedName;
-use crate::schema::definition::{ConstraintKind, Head, Uniqueness, read_head};
+use crate::schema::definition::{ConstraintKind, Head, Uniqueness, read_extension_schema, read_head};
 use crate::schema::entry::{DumpId, Entry, Section};
 use crate::schema::plan::{
-    Build, BuildForm, BuildKind, EventTriggers, FilterSettings, Plan, Schema, Skipped,
+    Build, BuildForm, BuildKind, Chosen, EventTriggers, FilterSettings, Plan, Schema, Skipped,
 };
 use crate::schema::toc::Toc;
 
 /// The schema of our own durable state, never migrated.
 const OWN_SCHEMA: &str = "pgstream";
+
+const SCHEMA_LEFT_OUT: &str = "its schema is left out, as chosen";
+const EXTENSION_LEFT_OUT: &str = "the extension is left out, as chosen";
+const NEEDS_EXTENSION: &str = "it needs an extension that is left out";
 
 /// Where one entry goes.
 enum Place {
@@ -33,9 +39,15 @@ enum Place {
 }
 
 impl Plan {
-    /// Sorts the entries of an archive.
+    /// Sorts the entries of an archive of which everything is wanted.
     #[must_use]
     pub fn new(toc: &Toc, settings: FilterSettings) -> Plan {
+        Plan::of(toc, settings, Chosen { filters: &Filters::default(), database: &toc.database })
+    }
+
+    /// Sorts the entries of an archive of which only some are wanted.
+    #[must_use]
+    pub fn of(toc: &Toc, settings: FilterSettings, chosen: Chosen<'_>) -> Plan {
         let mut plan = Plan::default();
         let mut sorted = Sorted::default();
         let (mut event_triggers, mut extension_comments) = (Vec::new(), Vec::new());
@@ -45,7 +57,7 @@ impl Plan {
             if entry.section != Section::None {
                 section = entry.section;
             }
-            match sorted.place(entry, section, settings) {
+            match sorted.place(entry, section, settings, chosen) {
                 Place::PreData => plan.pre_data.push(entry.id),
                 Place::Build(build) => {
                     sorted.builds.insert(build.id, plan.builds.len());
@@ -71,6 +83,9 @@ impl Plan {
                 }
                 Place::Skip(why) => {
                     sorted.skipped.insert(entry.id, why);
+                    if matches!(why, EXTENSION_LEFT_OUT | NEEDS_EXTENSION) {
+                        sorted.without_extension.insert(entry.id);
+                    }
                     plan.skipped.push(Skipped { entry: entry.name(), why });
                 }
             }
@@ -91,11 +106,13 @@ struct Sorted {
     /// Armed entries and foreign keys.
     armed: HashSet<DumpId>,
     skipped: HashMap<DumpId, &'static str>,
+    /// Extensions that are left out, and what needs them.
+    without_extension: HashSet<DumpId>,
 }
 
 impl Sorted {
-    fn place(&self, entry: &Entry, section: Section, settings: FilterSettings) -> Place {
-        if let Some(why) = self.unwanted(entry, settings) {
+    fn place(&self, entry: &Entry, section: Section, settings: FilterSettings, chosen: Chosen<'_>) -> Place {
+        if let Some(why) = self.unwanted(entry, settings).or_else(|| self.left_out(entry, chosen)) {
             return Place::Skip(why);
         }
         if entry.dependencies.iter().any(|id| self.armed.contains(id)) && entry.desc != "FK CONSTRAINT" {
@@ -148,6 +165,30 @@ impl Sorted {
             _ if is_attached(entry) => entry.dependencies.iter().find_map(|id| self.skipped.get(id)).copied(),
             _ => None,
         }
+    }
+
+    /// What the operator left out, and what cannot be without it. pg_dump was told of the schemas, too, but a
+    /// schema may be newer than that.
+    fn left_out(&self, entry: &Entry, chosen: Chosen<'_>) -> Option<&'static str> {
+        let Chosen { filters, database } = chosen;
+        let is_out = |schema: &str| !schema.is_empty() && filters.leaves_out_schema(database, schema);
+        let of_schema = match entry.desc.as_str() {
+            "SCHEMA" => Some(entry.tag.as_str()),
+            _ if is_attached(entry) => entry.tag.strip_prefix("SCHEMA "),
+            _ => None,
+        };
+        if entry.namespace.as_deref().is_some_and(is_out) || of_schema.is_some_and(is_out) {
+            return Some(SCHEMA_LEFT_OUT);
+        }
+        if entry.desc == "EXTENSION" {
+            let schema = entry.definition.sql().and_then(read_extension_schema);
+            let schema = schema.as_ref().map_or("", |schema| schema.raw());
+            if filters.leaves_out_extension(database, &entry.tag, schema) {
+                return Some(EXTENSION_LEFT_OUT);
+            }
+        }
+        let needs_one = entry.dependencies.iter().any(|id| self.without_extension.contains(id));
+        needs_one.then_some(NEEDS_EXTENSION)
     }
 
     /// An index or constraint: ours to build, unless something it needs is restored later than pre-data.
@@ -245,14 +286,21 @@ mod tests {
     }
 
     fn plan(entries: Vec<Entry>) -> Plan {
-        let toc = Toc {
+        Plan::new(&toc(entries), SETTINGS)
+    }
+
+    fn filtered(entries: Vec<Entry>, filters: &Filters) -> Plan {
+        Plan::of(&toc(entries), SETTINGS, Chosen { filters, database: "shop" })
+    }
+
+    fn toc(entries: Vec<Entry>) -> Toc {
+        Toc {
             version: (1, 14),
             database: String::new(),
             server_version: String::new(),
             dump_version: String::new(),
             entries,
-        };
-        Plan::new(&toc, SETTINGS)
+        }
     }
 
     fn ids(ids: &[DumpId]) -> Vec<u32> {
@@ -345,6 +393,55 @@ mod tests {
                 "SUBSCRIPTION app.s"
             ]
         );
+    }
+
+    fn skipped(plan: &Plan) -> Vec<&str> {
+        plan.skipped.iter().map(|skipped| skipped.entry.as_str()).collect()
+    }
+
+    #[test]
+    fn a_schema_left_out_takes_everything_in_it_along() {
+        let outside = |id, desc, tag, needs: &[u32]| {
+            let mut entry = entry(id, PreData, desc, tag, "CREATE", needs);
+            entry.namespace = None;
+            entry
+        };
+        let mut extension = outside(3, "EXTENSION", "hstore", &[]);
+        extension.definition =
+            Definition::Sql("CREATE EXTENSION IF NOT EXISTS hstore WITH SCHEMA app;\n".to_owned());
+        let entries = vec![
+            outside(1, "SCHEMA", "app", &[]),
+            outside(2, "ACL", "SCHEMA app", &[]),
+            extension,
+            entry(4, PreData, "TABLE", "t", "CREATE TABLE", &[]),
+            outside(5, "CAST", "CAST (a AS b)", &[]),
+        ];
+        let filters = Filters { exclude_schemas: vec!["app".parse().unwrap()], ..Filters::default() };
+        let plan = filtered(entries.clone(), &filters);
+        assert_eq!(ids(&plan.pre_data), [5]);
+        assert_eq!(skipped(&plan), ["SCHEMA app", "ACL SCHEMA app", "EXTENSION hstore", "TABLE app.t"]);
+        let elsewhere = Filters { exclude_schemas: vec!["crm.app".parse().unwrap()], ..Filters::default() };
+        assert_eq!(filtered(entries, &elsewhere).skipped, []);
+    }
+
+    #[test]
+    fn an_extension_left_out_takes_along_what_needs_it() {
+        let gin = "CREATE INDEX i ON app.t USING gin (a public.gin_trgm_ops);";
+        let mut extension = entry(1, PreData, "EXTENSION", "pg_trgm", "CREATE EXTENSION", &[]);
+        extension.namespace = None;
+        let entries = vec![
+            extension,
+            entry(2, Nowhere, "COMMENT", "EXTENSION pg_trgm", "COMMENT", &[1]),
+            entry(3, PreData, "FUNCTION", "f", "CREATE FUNCTION", &[1]),
+            entry(4, PreData, "VIEW", "v", "CREATE VIEW", &[3]),
+            entry(5, PreData, "TABLE", "t", "CREATE TABLE", &[]),
+            entry(6, PostData, "INDEX", "i", gin, &[5, 1]),
+            entry(7, Nowhere, "COMMENT", "INDEX i", "COMMENT", &[6]),
+        ];
+        let filters = Filters { excluded_extensions: vec!["pg_trgm".parse().unwrap()], ..Filters::default() };
+        let plan = filtered(entries, &filters);
+        assert_eq!((ids(&plan.pre_data), plan.builds.len()), (vec![5], 0));
+        assert_eq!(plan.skipped.len(), 6, "{:?}", plan.skipped);
     }
 
     #[test]

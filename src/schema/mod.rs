@@ -37,7 +37,7 @@ pub use build::{BuildSettings, Built, Tablespaces, build};
 pub use dump::{Archive, DumpEncoding, DumpSettings, ToastCompression, dump_definitions};
 pub use entry::{Definition, DumpId, Entry, Section};
 pub use judge::{RestoreFailure, RestoreRun, RestoreWarning, RestoreWarningKind};
-pub use plan::{Build, BuildForm, BuildKind, EventTriggers, FilterSettings, Plan, Schema, Skipped};
+pub use plan::{Build, BuildForm, BuildKind, Chosen, EventTriggers, FilterSettings, Plan, Schema, Skipped};
 pub use privilege::restore_privileges;
 pub use restore::{RestoreSettings, Restored, restore};
 pub use schedule::Schedule;

@@ -4,6 +4,7 @@
 //! an index that is not there makes every change we apply a scan (P101). So the lists are apart, and each says
 //! when its turn is.
 
+use crate::catalog::Filters;
 use crate::pg::{Identifier, QualifiedName};
 use crate::schema::entry::DumpId;
 
@@ -14,6 +15,15 @@ pub struct FilterSettings {
     pub public_schema: Schema,
     /// Whether event triggers are wanted: they need a superuser, and often name what only the provider has (P56).
     pub event_triggers: EventTriggers,
+}
+
+/// What the operator chose of the database that was dumped.
+#[derive(Debug, Clone, Copy)]
+pub struct Chosen<'a> {
+    /// The choice.
+    pub filters: &'a Filters,
+    /// The database, as selectors name it.
+    pub database: &'a str,
 }
 
 /// Whether a schema exists.

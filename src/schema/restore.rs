@@ -12,6 +12,7 @@ use std::io::Write;
 
 use tempfile::NamedTempFile;
 
+use crate::catalog::Owners;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
 use crate::schema::build::Tablespaces;
@@ -31,6 +32,8 @@ pub struct RestoreSettings {
     pub run: RestoreRun,
     /// Whether objects go to the tablespaces they had.
     pub tablespaces: Tablespaces,
+    /// Whether objects get the owners they had; grants they get either way.
+    pub owners: Owners,
 }
 
 /// A restore after which nothing is missing but what the warnings say.
@@ -82,6 +85,9 @@ fn arguments(archive: &Archive, list: &NamedTempFile, settings: RestoreSettings)
         ["--dbname=", "--no-password", "--verbose"].map(OsString::from).to_vec();
     if settings.tablespaces == Tablespaces::Default {
         arguments.push("--no-tablespaces".into());
+    }
+    if settings.owners == Owners::Dropped {
+        arguments.push("--no-owner".into());
     }
     arguments.extend(["--use-list".into(), list.path().into(), archive.path.as_os_str().to_owned()]);
     arguments

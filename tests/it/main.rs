@@ -11,6 +11,7 @@ mod demo;
 mod digest;
 mod fault;
 mod fault_lock;
+mod filters;
 mod floors;
 mod kill;
 mod messages;

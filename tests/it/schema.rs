@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use pgstream::catalog::Owners;
 use pgstream::error::{Error, ErrorKind, describe};
 use pgstream::pg::{Conninfo, HostName, Identifier, QualifiedName};
 use pgstream::schema::{
@@ -34,7 +35,7 @@ pub(crate) async fn carry(tools: &Tools, source: &Conninfo, target: &Conninfo, r
     let folder = tempfile::tempdir().expect("a temporary folder");
     let archive = dump(tools, source, folder.path()).await;
     let plan = Plan::new(&archive.toc, SETTINGS);
-    let restoring = RestoreSettings { run, tablespaces: Tablespaces::Default };
+    let restoring = RestoreSettings { run, tablespaces: Tablespaces::Default, owners: Owners::Kept };
     let mut carried = Carried::default();
     carried.skipped.extend(plan.skipped.into_iter().map(|skipped| skipped.entry));
     let restored = restore(tools, &archive, target, &plan.pre_data, restoring).await.expect("pre-data");
@@ -62,6 +63,7 @@ pub(crate) async fn dump(tools: &Tools, source: &Conninfo, folder: &Path) -> Arc
         lock_wait_timeout: Duration::from_secs(5),
         encoding: DumpEncoding::Utf8,
         toast_compression: ToastCompression::Keep,
+        without_schemas: Vec::new(),
     };
     dump_definitions(tools, source, &folder.join("definitions.dump"), settings).await.expect("a dump")
 }
