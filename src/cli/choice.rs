@@ -1,9 +1,11 @@
 //! From what was typed to what the engine takes, contradictions found on the way.
 
-use super::args::{Command, EndingArgs, Identity, LogFormatArg, MigrateArgs, ReplicaIdentity, Talk, Until};
+use super::args::{
+    Command, EndingArgs, Identity, LogFormatArg, MethodArg, MigrateArgs, ReplicaIdentity, Talk, Until,
+};
 use super::misuse::Misuse;
 use super::quantity::TableList;
-use crate::migrate::{Ending, Full, IdentityChoice, Options, Output};
+use crate::migrate::{Ending, Full, IdentityChoice, MethodChoice, Options, Output};
 use crate::pg::Conninfo;
 use crate::telemetry::{LogFormat, Verbosity};
 
@@ -42,6 +44,18 @@ impl EndingArgs {
             (None, true, lag) => Ok(Ending::Stop { max_lag_bytes: lag.unwrap_or(0) }),
             (Some(Until::CaughtUp), false, None) => Ok(Ending::CaughtUp),
             (None, false, None) => Ok(Ending::Interrupt),
+        }
+    }
+}
+
+impl MethodArg {
+    /// The method, as the engine takes it.
+    #[must_use]
+    pub fn choice(self) -> MethodChoice {
+        match self {
+            MethodArg::Auto => MethodChoice::Auto,
+            MethodArg::Replication => MethodChoice::Replication,
+            MethodArg::Dump => MethodChoice::Dump,
         }
     }
 }
@@ -113,6 +127,7 @@ impl MigrateArgs {
     pub fn options(self, source: Conninfo, target: Conninfo) -> Result<Options, Misuse> {
         let defaults = Options::new(source, target);
         Ok(Options {
+            method: self.method.choice(),
             ending: self.ending.ending()?,
             identity: self.identity.choice(),
             output: self.talk.output(),
@@ -182,7 +197,7 @@ mod tests {
 
     #[test]
     fn everything_given_arrives() {
-        let line = "--replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
+        let line = "--method dump --replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
                     -j 3 --index-jobs 2 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
                     --status-interval 500ms --pgbin /opt/bin --work-dir /spool --metrics-addr 0.0.0.0:1";
         let given = options(line);
@@ -194,6 +209,7 @@ mod tests {
             skip: names(&["w"]),
         };
         assert_eq!(given.identity, expected);
+        assert_eq!(given.method, MethodChoice::Dump);
         assert_eq!(given.output, Output::Json);
         assert_eq!((given.copy_jobs.get(), given.index_jobs.get()), (3, 2));
         assert_ne!(given.split_bytes, defaults.split_bytes);

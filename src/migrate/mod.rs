@@ -11,7 +11,10 @@
 //! run ─► define ─► load ─────────────► follow ─────────► define ─► follow ─► cutover ─► release
 //!        pre-data  open, copy + build  to the snapshots  finish    goal      carry      the source
 //! ```
-//! The phases are those of [`crate::telemetry::Phase`].
+//! The phases are those of [`crate::telemetry::Phase`]. A dump ([`dump`]) goes another way, without a stream:
+//! ```text
+//! run ─► define ─► copy + build under one snapshot ─► large objects, sequences ─► define ─► refresh, analyze
+//! ```
 
 mod abandon;
 mod adopt;
@@ -19,6 +22,7 @@ mod build;
 mod config;
 mod cutover;
 mod define;
+mod dump;
 mod follow;
 mod gauge;
 mod load;
@@ -34,10 +38,11 @@ mod shutdown;
 pub mod state;
 mod tables;
 
+pub use crate::precheck::{Method, MethodChoice};
 pub use config::{Ending, Full, IdentityChoice, Options, Output};
-pub use outcome::{Ended, Figures, Outcome};
+pub use outcome::{Decisive, Ended, Figures, Outcome};
 pub use release::release_source;
 pub use retry::migrate;
-pub use run::Watchers;
+pub use run::{MethodTaken, Watchers};
 pub use selection::{Selection, Wishes, select};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};

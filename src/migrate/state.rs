@@ -6,10 +6,12 @@
 
 use std::collections::HashSet;
 
+use super::outcome::Decisive;
 use crate::apply;
 use crate::bulk::ledger;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Identifier, Lsn, QualifiedName, SlotName, SystemIdentifier, Timeline, quote_literal};
+use crate::precheck::Method;
 use crate::schema::DumpId;
 use crate::telemetry::Phase;
 use crate::wire::Session;
@@ -25,6 +27,9 @@ CREATE TABLE IF NOT EXISTS pgstream.migration (
     source_database text NOT NULL,
     phase text NOT NULL,
     consistent_point pg_lsn,
+    method text NOT NULL,
+    decided_by text,
+    decided_because text,
     started_at timestamptz NOT NULL DEFAULT now(),
     phase_entered_at timestamptz NOT NULL DEFAULT now());
 CREATE TABLE IF NOT EXISTS pgstream.journal (
@@ -35,6 +40,10 @@ CREATE TABLE IF NOT EXISTS pgstream.journal (
     detail text NOT NULL,
     made_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (kind, schema_name, object_name));
+CREATE TABLE IF NOT EXISTS pgstream.snapshot (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    ordinal bigint NOT NULL,
+    content text);
 CREATE TABLE IF NOT EXISTS pgstream.archive (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     content bytea NOT NULL);
@@ -108,6 +117,19 @@ pub struct State {
     pub phase: Phase,
     /// The slot's consistent point, once there is a slot.
     pub consistent_point: Option<Lsn>,
+    /// How the rows travel; never changes (P98).
+    pub method: Method,
+    /// The check that decided for that method, if it was not the operator.
+    pub decided_by: Option<Decisive>,
+}
+
+/// The latest snapshot that a dump copied under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The how-manieth it was, from 1.
+    pub ordinal: u64,
+    /// What it showed, where that has a name ([`crate::bulk::Keeper::content`]).
+    pub content: Option<String>,
 }
 
 /// Something on the source that is ours to undo.
@@ -176,7 +198,8 @@ pub async fn find(target: &Session) -> Result<Option<State>> {
     }
     let row = target
         .query_opt(
-            "SELECT id, source_system, source_timeline, source_database, phase, consistent_point::text
+            "SELECT id, source_system, source_timeline, source_database, phase, consistent_point::text, method,
+                    decided_by, decided_because
                FROM pgstream.migration",
             &[],
         )
@@ -194,11 +217,29 @@ pub async fn find(target: &Session) -> Result<Option<State>> {
         source_database: row.get(3),
         phase: phase_named(row.get(4)).ok_or_else(unreadable)?,
         consistent_point: row.get::<_, Option<&str>>(5).and_then(|text| text.parse().ok()),
+        method: method_named(row.get(6)).ok_or_else(unreadable)?,
+        decided_by: row
+            .get::<_, Option<String>>(7)
+            .zip(row.get(8))
+            .map(|(check, message)| Decisive { check, message }),
     }))
 }
 
 fn phase_named(label: &str) -> Option<Phase> {
     Phase::ALL.iter().copied().find(|phase| phase.label() == label)
+}
+
+/// The method's name, in the state and for people.
+#[must_use]
+pub const fn method_label(method: Method) -> &'static str {
+    match method {
+        Method::Replication => "replication",
+        Method::Dump => "dump",
+    }
+}
+
+fn method_named(label: &str) -> Option<Method> {
+    [Method::Replication, Method::Dump].into_iter().find(|method| method_label(*method) == label)
 }
 
 /// Creates the schema and enters the first phase.
@@ -210,17 +251,48 @@ pub async fn begin(target: &Session, state: &State) -> Result<()> {
     let begin = format!(
         "SET client_min_messages = warning;
          {DDL}; {}; {};
-         INSERT INTO pgstream.migration (id, source_system, source_timeline, source_database, phase)
-         VALUES ({}, '{}', {}, {}, '{}')",
+         INSERT INTO pgstream.migration
+             (id, source_system, source_timeline, source_database, phase, method, decided_by, decided_because)
+         VALUES ({}, '{}', {}, {}, '{}', '{}', {}, {})",
         ledger::DDL,
         apply::PROGRESS_DDL,
         quote_literal(state.id.as_str()),
         state.source_system,
         state.source_timeline,
         quote_literal(&state.source_database),
-        state.phase.label()
+        state.phase.label(),
+        method_label(state.method),
+        literal(state.decided_by.as_ref().map(|decisive| &*decisive.check)),
+        literal(state.decided_by.as_ref().map(|decisive| &*decisive.message)),
     );
     target.batch_execute(&begin).await.map_err(failed("create the migration's state on the target"))
+}
+
+fn literal(text: Option<&str>) -> String {
+    text.map_or_else(|| "NULL".to_owned(), quote_literal)
+}
+
+/// The latest snapshot of a dump; `None` before the first.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn snapshot(target: &Session) -> Result<Option<Snapshot>> {
+    let row = target
+        .query_opt("SELECT ordinal, content FROM pgstream.snapshot", &[])
+        .await
+        .map_err(failed("read which snapshot was copied under"))?;
+    Ok(row.map(|row| Snapshot { ordinal: row.get::<_, i64>(0).unsigned_abs(), content: row.get(1) }))
+}
+
+/// The statement that notes a snapshot.
+#[must_use]
+pub fn note_snapshot(snapshot: &Snapshot) -> String {
+    format!(
+        "INSERT INTO pgstream.snapshot (ordinal, content) VALUES ({}, {})
+         ON CONFLICT (only_row) DO UPDATE SET ordinal = EXCLUDED.ordinal, content = EXCLUDED.content",
+        snapshot.ordinal,
+        literal(snapshot.content.as_deref())
+    )
 }
 
 /// Enters a phase, and does `also` in the same transaction.

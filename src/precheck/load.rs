@@ -12,9 +12,9 @@ use crate::pg::{Conninfo, QualifiedName, RelationId, SystemIdentifier};
 use crate::precheck::connect::connect;
 use crate::precheck::facts::{
     AvailableExtension, Choices, Facts, PreparedTransaction, RelationRights, ServerFacts, SlotFacts,
-    SourceFacts, TargetFacts, Writer,
+    SourceFacts, TargetFacts, Trial, Writer,
 };
-use crate::precheck::options::CheckOptions;
+use crate::precheck::options::{CheckOptions, Method};
 use crate::precheck::provider::Provider;
 use crate::precheck::trial::{Slot, try_publication, try_replication};
 use crate::wire::Session;
@@ -27,7 +27,7 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
     let (source_session, target_session) =
         tokio::try_join!(connect(Side::Source, source), connect(Side::Target, target))?;
     let (source, target) =
-        tokio::try_join!(load_source(&source_session, source), load_target(&target_session))?;
+        tokio::try_join!(load_source(&source_session, source, options.method), load_target(&target_session))?;
     let choices = Choices {
         resuming: options.resuming,
         method: options.method,
@@ -38,9 +38,13 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
     Ok(Facts { source, target, choices })
 }
 
-async fn load_source(session: &Session, conninfo: &Conninfo) -> Result<SourceFacts> {
+async fn load_source(session: &Session, conninfo: &Conninfo, method: Method) -> Result<SourceFacts> {
     let mut server = load_server(session).await?;
-    let publication = try_publication(session, &server.may).await?;
+    // A dump asks for none of these rights, and leaves the source's WAL alone.
+    let publication = match method {
+        Method::Replication => try_publication(session, &server.may).await?,
+        Method::Dump => Trial::NotTried,
+    };
     let doing = "read the source in one snapshot";
     let run = |sql| async move {
         session.batch_execute(sql).await.map_err(|error| Error::from_postgres(doing, error))
@@ -63,7 +67,11 @@ async fn load_source(session: &Session, conninfo: &Conninfo) -> Result<SourceFac
         senders_used: count(field(&cluster, "senders_used")?),
         inactive: load_inactive_slots(session).await?,
     };
-    let replication = try_replication(conninfo, slot_to_try(&server, &wal_level, &slots)).await;
+    let slot = match method {
+        Method::Replication => slot_to_try(&server, &wal_level, &slots),
+        Method::Dump => Slot::Spare,
+    };
+    let replication = try_replication(conninfo, slot).await;
     server.system_identifier = server.system_identifier.or(replication.system);
     Ok(SourceFacts {
         raises_wal_level,
