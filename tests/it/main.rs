@@ -7,6 +7,7 @@ mod apply;
 mod cluster;
 mod demo;
 mod digest;
+mod dump;
 mod fault;
 mod fault_lock;
 mod floors;
