@@ -162,7 +162,8 @@ impl Described {
                     statements.push(format!("REVOKE {privilege} ON LARGE OBJECT {on} FROM {role}"));
                 }
             }
-            for grant in grants.iter().filter(|grant| !is_owner(grant)) {
+            // What an owner may grant need not be written down, but can be.
+            for grant in grants.iter().filter(|grant| !is_owner(grant) || (may_own && grant.is_grantable)) {
                 let to = match &grant.grantee {
                     None => "PUBLIC".to_owned(),
                     Some(role) if roles.0.contains_key(role) => Identifier::new(role.as_str()).to_string(),
