@@ -41,8 +41,19 @@ pub struct CopyPlan {
     pub encoding: String,
     /// Whether triggers and foreign keys exist already and must not fire.
     pub replica_role: LoadRole,
+    /// What a table that was rewritten after the snapshot means for the others.
+    pub rewritten: OnRewrite,
     /// Counts payload bytes as they pass.
     pub meter: Arc<Meter>,
+}
+
+/// What becomes of a wave when the snapshot can no longer show one of its tables (P15).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRewrite {
+    /// The table waits for a later snapshot, which the stream makes consistent with this one.
+    PutOff,
+    /// There is no stream: all tables need one snapshot, and the wave ends at once.
+    End,
 }
 
 /// The `session_replication_role` that rows are loaded under.
@@ -111,6 +122,15 @@ pub(super) enum PutOff {
     Locked,
 }
 
+/// What a worker leaves behind when it ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    /// The queue is empty.
+    Nothing,
+    /// Parts that nobody needs to copy any more.
+    TheWave,
+}
+
 /// What the workers of a wave share.
 #[derive(Debug)]
 pub(super) struct Wave {
@@ -155,7 +175,10 @@ pub async fn copy_tables(plan: CopyPlan, events: mpsc::Sender<CopyEvent>) -> Res
     }
     while let Some(ended) = workers.join_next().await {
         // The first error ends the wave: the set is dropped, and the others' transactions with it.
-        ended.map_err(|cause| Error::new(ErrorKind::Bug, "run a copy worker").because(cause))??;
+        match ended.map_err(|cause| Error::new(ErrorKind::Bug, "run a copy worker").because(cause))?? {
+            Left::Nothing => {}
+            Left::TheWave => break,
+        }
     }
     let put_off = |why: PutOff| {
         let tables = wave.plan.tables.iter().zip(&wave.progress);

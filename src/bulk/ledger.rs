@@ -119,6 +119,24 @@ pub fn measure<'a>(sizes: impl Iterator<Item = (&'a QualifiedName, u64)>) -> Opt
     })
 }
 
+/// Has tables copied once more, as if they never had been.
+#[must_use]
+pub fn set_back<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<String> {
+    let rows: Vec<String> = tables
+        .map(|name| {
+            let (schema, table) = key(name);
+            format!("({schema}, {table})")
+        })
+        .collect();
+    (!rows.is_empty()).then(|| {
+        format!(
+            "UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0
+              WHERE (schema_name, table_name) IN ({})",
+            rows.join(", ")
+        )
+    })
+}
+
 /// Empties a table that will be copied in parts by the statement `emptied`, and forgets parts of an earlier snapshot. One transaction.
 ///
 /// From here on only parts of the snapshot at `watermark` count: a statement of an earlier wave that arrives

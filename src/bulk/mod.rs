@@ -16,10 +16,11 @@ mod copy;
 mod keeper;
 mod large_object;
 pub mod ledger;
+mod object_right;
 mod partition;
 mod worker;
 
-pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, copy_tables};
+pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, OnRewrite, copy_tables};
 pub use keeper::Keeper;
-pub use large_object::{CarriedObjects, carry_large_objects};
-pub use partition::{BlockRange, CopyFormat, Freeze, Part, TableCopy, partition};
+pub use large_object::{CarriedObjects, ObjectPlan, carry_large_objects};
+pub use partition::{BlockRange, CopyFormat, Freeze, Part, TableCopy, Turn, partition};

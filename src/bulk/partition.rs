@@ -31,6 +31,17 @@ pub struct TableCopy {
     pub blocks: u64,
     /// Heap and TOAST bytes on the source.
     pub bytes: u64,
+    /// Whether it goes ahead of larger ones.
+    pub turn: Turn,
+}
+
+/// When a table is copied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Turn {
+    /// Before all others: it is rewritten so often that a snapshot shows it only while it is fresh.
+    First,
+    /// By its size.
+    BySize,
 }
 
 /// Heap blocks `first..end`; without `end`, to wherever the table ends.
@@ -74,6 +85,7 @@ impl TableCopy {
             format,
             blocks: source.blocks,
             bytes: source.bytes,
+            turn: Turn::BySize,
         }
     }
 
@@ -153,7 +165,7 @@ pub fn partition(tables: &[TableCopy], split_bytes: u64, source: ServerVersion) 
         }));
     }
     // Stable: parts of one table stay in block order, so that the source reads ahead.
-    parts.sort_by_key(|part| std::cmp::Reverse(part.bytes));
+    parts.sort_by_key(|part| (tables.get(part.table).map(|table| table.turn), std::cmp::Reverse(part.bytes)));
     parts
 }
 
@@ -171,6 +183,7 @@ mod tests {
             format: CopyFormat::Binary,
             blocks,
             bytes,
+            turn: Turn::BySize,
         }
     }
 
@@ -195,6 +208,13 @@ mod tests {
             .map(|part| part.bytes)
             .collect();
         assert_eq!(bytes, [90, 7, 5]);
+    }
+
+    #[test]
+    fn what_cannot_wait_goes_first() {
+        let restless = TableCopy { turn: Turn::First, ..table(1, 5) };
+        let parts = partition(&[table(9, 90), restless], 1000, V15);
+        assert_eq!(parts.iter().map(|part| part.table).collect::<Vec<_>>(), [1, 0]);
     }
 
     #[test]

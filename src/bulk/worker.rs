@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::copy::{CopiedTable, CopyEvent, CopyPlan, LoadRole, PutOff, Wave};
+use super::copy::{CopiedTable, CopyEvent, CopyPlan, Left, LoadRole, OnRewrite, PutOff, Wave};
 use super::ledger;
 use super::partition::{Freeze, Part, TableCopy};
 use crate::error::{Error, ErrorKind, Recovery, Result};
@@ -58,7 +58,7 @@ impl Worker {
         Ok(())
     }
 
-    pub(super) async fn run(mut self) -> Result<()> {
+    pub(super) async fn run(mut self) -> Result<Left> {
         while let Ok(part) = self.wave.queue.try_recv() {
             let progress = &self.wave.progress[part.table];
             if progress.started.set(Instant::now()).is_ok() {
@@ -73,10 +73,13 @@ impl Worker {
                 Copied::PutOff(why) => {
                     tracing::info!(relation = %self.table(part).name.plain(), ?why, "table put off");
                     let _ = self.wave.progress[part.table].put_off.set(why);
+                    if why == PutOff::Rewritten && self.wave.plan.rewritten == OnRewrite::End {
+                        return Ok(Left::TheWave);
+                    }
                 }
             }
         }
-        Ok(())
+        Ok(Left::Nothing)
     }
 
     fn table(&self, part: Part) -> &TableCopy {

@@ -114,6 +114,18 @@ pub enum ReplicaIdentity {
     Full,
 }
 
+/// The values of `--method`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum MethodArg {
+    /// Replication where its checks pass, else the dump.
+    #[value(alias = "replication_with_dump_fallback")]
+    Auto,
+    /// Copy, then every change.
+    Replication,
+    /// Copy under one snapshot, and no more.
+    Dump,
+}
+
 /// When to end.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Ending (by default: follow until interrupted)")]
@@ -196,6 +208,15 @@ pub struct CheckArgs {
     /// The two ends.
     #[command(flatten)]
     pub servers: Servers,
+    /// How the rows are to travel: auto takes replication where it can.
+    #[arg(
+        long,
+        alias = "force-method",
+        value_name = "auto|replication|dump",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub method: MethodArg,
     /// Tables without a key.
     #[command(flatten)]
     pub identity: Identity,
@@ -213,6 +234,16 @@ pub struct MigrateArgs {
     /// The two ends.
     #[command(flatten)]
     pub servers: Servers,
+    /// How the rows travel: replication copies and then carries every change; dump copies what one moment shows,
+    /// and ends; auto takes replication where its checks pass, else the dump, and says why.
+    #[arg(
+        long,
+        alias = "force-method",
+        value_name = "auto|replication|dump",
+        default_value = "auto",
+        hide_possible_values = true
+    )]
+    pub method: MethodArg,
     /// Tables without a key.
     #[command(flatten)]
     pub identity: Identity,
@@ -360,13 +391,14 @@ mod tests {
     #[test]
     fn every_flag_of_migrate_is_read() {
         let args = migrate(
-            "-s a -t b --replica-identity full --insert-only x,y --insert-only z --skip-table w \
+            "-s a -t b --method dump --replica-identity full --insert-only x,y --insert-only z --skip-table w \
              --stop-replication --max-replication-lag 16MB -j 3 --index-jobs 2 \
              --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h --status-interval 500ms \
              --pgbin /opt/bin --work-dir /spool --metrics-addr [::1]:9187 --json -vv --log-format json",
         );
         assert_eq!(args.servers.source, Some(Secret::new("a")));
         assert_eq!(args.servers.target, Some(Secret::new("b")));
+        assert_eq!(args.method, MethodArg::Dump);
         assert_eq!(args.identity.replica_identity, Some(ReplicaIdentity::Full));
         assert_eq!(args.identity.insert_only.len(), 2);
         assert_eq!(args.filters.skip_table, [TableList(vec!["w".to_owned()])]);
@@ -383,6 +415,14 @@ mod tests {
         assert_eq!(args.metrics_addr, Some("[::1]:9187".parse().unwrap()));
         assert!(args.talk.json && !args.talk.quiet && !args.talk.debug);
         assert_eq!((args.talk.verbose, args.talk.log_format), (2, LogFormatArg::Json));
+    }
+
+    #[test]
+    fn the_method_has_an_older_name_and_a_longer_value() {
+        assert_eq!(migrate("").method, MethodArg::Auto);
+        assert_eq!(migrate("--force-method dump").method, MethodArg::Dump);
+        assert_eq!(migrate("--force-method replication").method, MethodArg::Replication);
+        assert_eq!(migrate("--force-method replication_with_dump_fallback").method, MethodArg::Auto);
     }
 
     #[test]
@@ -406,6 +446,10 @@ mod tests {
             ("migrate -s", "--source needs a value"),
             ("migrate -s a -s b", "--source is given twice"),
             ("migrate --json=yes", "--json has a value it cannot take: it takes none"),
+            (
+                "migrate --method copy",
+                "--method has a value it cannot take: write auto or replication or dump",
+            ),
             ("migrate --until dawn", "--until has a value it cannot take: write caught-up"),
             ("check --log-format xml", "--log-format has a value it cannot take: write text or json"),
             ("migrate -j 0", "--copy-jobs has a value it cannot take: write a whole number from 1 to 256"),

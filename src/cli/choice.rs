@@ -3,12 +3,13 @@
 use std::str::FromStr;
 
 use super::args::{
-    Command, EndingArgs, Filters, Identity, LogFormatArg, MigrateArgs, ReplicaIdentity, Talk, Until,
+    Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg, MigrateArgs, ReplicaIdentity, Talk,
+    Until,
 };
 use super::misuse::Misuse;
 use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
-use crate::migrate::{Ending, Full, IdentityChoice, Options, Output};
+use crate::migrate::{Ending, Full, IdentityChoice, MethodChoice, Options, Output};
 use crate::pg::Conninfo;
 use crate::telemetry::{LogFormat, Verbosity};
 
@@ -49,6 +50,18 @@ impl EndingArgs {
             (None, true, lag) => Ok(Ending::Stop { max_lag_bytes: lag.unwrap_or(0) }),
             (Some(Until::CaughtUp), false, None) => Ok(Ending::CaughtUp),
             (None, false, None) => Ok(Ending::Interrupt),
+        }
+    }
+}
+
+impl MethodArg {
+    /// The method, as the engine takes it.
+    #[must_use]
+    pub fn choice(self) -> MethodChoice {
+        match self {
+            MethodArg::Auto => MethodChoice::Auto,
+            MethodArg::Replication => MethodChoice::Replication,
+            MethodArg::Dump => MethodChoice::Dump,
         }
     }
 }
@@ -159,6 +172,7 @@ impl MigrateArgs {
     pub fn options(self, source: Conninfo, target: Conninfo) -> Result<Options, Misuse> {
         let defaults = Options::new(source, target);
         Ok(Options {
+            method: self.method.choice(),
             ending: self.ending.ending()?,
             identity: self.identity.choice(),
             filters: self.filters.choice()?,
@@ -229,7 +243,7 @@ mod tests {
 
     #[test]
     fn everything_given_arrives() {
-        let line = "--replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
+        let line = "--method dump --replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
                     -j 3 --index-jobs 2 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
                     --include-schema app,shop.\"X\" --exclude-schema log_* --excluded-extensions hstore \
                     --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin --work-dir /spool --metrics-addr 0.0.0.0:1";
@@ -251,6 +265,7 @@ mod tests {
         let wanted = vec!["a.b".parse().unwrap(), "c".parse().unwrap()];
         assert_eq!(with, catalog::Filters { with_tables: wanted, ..catalog::Filters::default() });
         assert_eq!(given.identity, expected);
+        assert_eq!(given.method, MethodChoice::Dump);
         assert_eq!(given.output, Output::Json);
         assert_eq!((given.copy_jobs.get(), given.index_jobs.get()), (3, 2));
         assert_ne!(given.split_bytes, defaults.split_bytes);

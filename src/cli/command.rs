@@ -11,7 +11,7 @@ use super::exit::{Exit, Failure, complain};
 use super::result::{DatabaseResult, Method, MigrateResult, Status};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result, Side, describe};
-use crate::migrate::{self, Ended, Ending, Outcome, Output, ShutdownSender, Watchers};
+use crate::migrate::{self, Ended, Ending, MethodTaken, Outcome, Output, ShutdownSender, Watchers};
 use crate::pg::{Conninfo, Environment, Secret};
 use crate::precheck::{self, CheckOptions};
 
@@ -19,14 +19,15 @@ use crate::precheck::{self, CheckOptions};
 pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Result<Exit> {
     let (source, target) = ends(&check.servers)?;
     let output = check.talk.output();
-    let identity = check.identity.choice().read()?;
+    let (given, choice) = (check.identity.choice(), check.method.choice());
+    let choice = given.method(choice);
+    let identity = given.read()?;
     let filters = check.filters.choice()?;
     let watch = Watch::start(&check.talk, directives, None).await?;
-    let report =
-        precheck::check(&source, &target, &CheckOptions { identity, filters, ..CheckOptions::default() })
-            .await;
+    let options = CheckOptions { identity, filters, ..CheckOptions::default() };
+    let decided = precheck::check_and_decide(&source, &target, &options, choice).await;
     watch.finish().await;
-    let report = report?;
+    let report = decided?.report;
     match output {
         Output::Human => eprintln!("{report}"),
         Output::Json => print(&serde_json::to_string(&report).expect("plain data always serializes")),
@@ -50,6 +51,7 @@ pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Re
         health: watch.health.clone(),
         log: watch.migration.clone(),
         shutdown,
+        method: MethodTaken::default(),
     };
     let ended = migrate::migrate(&options, &watchers).await;
     listener.abort();
@@ -62,8 +64,8 @@ pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Re
     watch.finish().await;
     Ok(match ended {
         Ok(outcome) => show(&outcome, &options.ending, options.output),
-        Err(error) if error.kind() == ErrorKind::Cancelled => show_cancelled(&options),
-        Err(error) => show_failed(&error, &options),
+        Err(error) if error.kind() == ErrorKind::Cancelled => show_cancelled(&options, &watchers.method),
+        Err(error) => show_failed(&error, &options, &watchers.method),
     })
 }
 
@@ -143,20 +145,25 @@ fn show(outcome: &Outcome, wanted: &Ending, output: Output) -> Exit {
             )),
         ),
     };
+    let decided = outcome.decided_by.as_ref().map(|decisive| {
+        let migrate::Decisive { check, message } = decisive;
+        format!("moved by a plain dump, not by replication, because of [{check}]: {message}")
+    });
+    let method = Method::from(outcome.method);
     let result = MigrateResult {
         status,
         roles: Vec::new(),
         databases: vec![DatabaseResult {
             dbname: outcome.database.clone(),
-            method: Method::Replication,
+            method,
             status,
-            message,
+            message: decided.or(message),
             tables: outcome.figures.tables,
             rows_copied: outcome.figures.rows_copied,
             bytes_copied: outcome.figures.bytes_copied,
             transactions_applied: outcome.figures.transactions_applied,
             changes_applied: outcome.figures.changes_applied,
-            lag_bytes: Some(outcome.figures.lag_bytes),
+            lag_bytes: (method == Method::Replication).then_some(outcome.figures.lag_bytes),
             seconds: outcome.figures.elapsed.as_secs_f64(),
         }],
         warnings: outcome.warnings.clone(),
@@ -167,19 +174,23 @@ fn show(outcome: &Outcome, wanted: &Ending, output: Output) -> Exit {
 }
 
 /// Interrupted before the target was in step.
-fn show_cancelled(options: &migrate::Options) -> Exit {
+fn show_cancelled(options: &migrate::Options, method: &MethodTaken) -> Exit {
     let message = "interrupted before the target was in step; run the same command again to go on";
-    tell(&short(options, Status::Cancelled, message.to_owned()), options.output);
-    exit_of(Ended::Interrupted, &options.ending)
+    tell(&short(options, method, Status::Cancelled, message.to_owned()), options.output);
+    match method.get() {
+        // Half a dump is not what anyone asked for.
+        Some(migrate::Method::Dump) => Exit::Failed,
+        Some(migrate::Method::Replication) | None => exit_of(Ended::Interrupted, &options.ending),
+    }
 }
 
 /// What went wrong, for people on stderr; the document has the shape of any other result, with the error.
-fn show_failed(error: &Error, options: &migrate::Options) -> Exit {
+fn show_failed(error: &Error, options: &migrate::Options, method: &MethodTaken) -> Exit {
     complain(error);
     match options.output {
         Output::Human => {}
         Output::Json => {
-            let result = short(options, Status::Failed, describe(error));
+            let result = short(options, method, Status::Failed, describe(error));
             print(&MigrateResult { error: Some(Failure::from(error)), ..result }.to_json());
         }
     }
@@ -187,13 +198,17 @@ fn show_failed(error: &Error, options: &migrate::Options) -> Exit {
 }
 
 /// A result without figures: they are on the target, for the next run to count on.
-fn short(options: &migrate::Options, status: Status, message: String) -> MigrateResult {
+fn short(options: &migrate::Options, method: &MethodTaken, status: Status, message: String) -> MigrateResult {
+    let chosen = match options.method {
+        migrate::MethodChoice::Dump => Method::Dump,
+        migrate::MethodChoice::Auto | migrate::MethodChoice::Replication => Method::Replication,
+    };
     MigrateResult {
         status,
         roles: Vec::new(),
         databases: vec![DatabaseResult {
             dbname: options.source.database().to_owned(),
-            method: Method::Replication,
+            method: method.get().map_or(chosen, Method::from),
             status,
             message: Some(message),
             tables: 0,

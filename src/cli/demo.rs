@@ -67,6 +67,7 @@ async fn play(args: &DemoArgs, watch: &Watch, shutdown: &Shutdown) -> Result<Pla
             health: watch.health.clone(),
             log: watch.migration.clone(),
             shutdown,
+            method: migrate::MethodTaken::default(),
         };
         migrate::migrate(&options, &watchers).await
     };

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::exit::Failure;
+use crate::migrate;
 use crate::telemetry::text;
 
 /// How a run, or one database of it, ended.
@@ -30,6 +31,15 @@ pub enum Method {
     Replication,
     /// Copied once.
     Dump,
+}
+
+impl From<migrate::Method> for Method {
+    fn from(method: migrate::Method) -> Method {
+        match method {
+            migrate::Method::Replication => Method::Replication,
+            migrate::Method::Dump => Method::Dump,
+        }
+    }
 }
 
 /// What became of one role.

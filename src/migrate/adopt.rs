@@ -6,12 +6,13 @@ use std::sync::{Arc, Mutex};
 
 use super::config::Options;
 use super::lock;
+use super::outcome::Decisive;
 use super::run::{Run, Watchers};
 use super::state::{self, MigrationId, State};
 use super::tables::TableGauge;
 use crate::error::{Error, ErrorKind, Result, Side};
-use crate::pg::Conninfo;
-use crate::precheck::{self, CheckOptions, Report, Resuming, Verdict};
+use crate::pg::{Conninfo, Lsn, SystemIdentifier, Timeline};
+use crate::precheck::{self, CheckOptions, Decision, Method, MethodChoice, Report, Resuming, Verdict};
 use crate::replication::{SourceIdentity, identify};
 use crate::schema::{self, RestoreRun};
 use crate::telemetry::Phase;
@@ -39,7 +40,10 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         return Err(Error::new(ErrorKind::State, "find the state of this migration on the target again")
             .hint("Somebody removed it, perhaps with `pgstream cleanup`. Empty the target database and begin anew."));
     }
-    let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
+    let (resuming, choice) = match &found {
+        Some(state) => (Resuming::Yes, recorded(state, options.method)?),
+        None => (Resuming::No, options.method_wanted()),
+    };
     let identity_choice = options.identity.read()?;
     let checks = CheckOptions {
         resuming,
@@ -47,7 +51,8 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         filters: options.filters.clone(),
         ..CheckOptions::default()
     };
-    let report = precheck::check(&options.source, &options.target, &checks).await?;
+    let Decision { method, against, report } =
+        precheck::check_and_decide(&options.source, &options.target, &checks, choice).await?;
     match &found {
         None => passed(&report)?,
         // What would keep a migration from beginning need not keep it from going on.
@@ -57,14 +62,18 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
             }
         }
     }
-    let identity = identify_source(options).await?;
+    let identity = match method {
+        Method::Replication => identify_source(options).await?,
+        Method::Dump => identify_for_dump(&source).await?,
+    };
     let id = match &found {
         Some(state) => {
             same_source(state, &identity, options.source.database())?;
             state::adopt_filters(&target, state, &options.filters).await?;
             watchers.progress.note(&format!(
-                "going on with migration {} (phase: {})",
+                "going on with migration {} by {} (phase: {})",
                 state.id.as_str(),
+                state::method_label(state.method),
                 state.phase.label()
             ));
             state.id.clone()
@@ -92,6 +101,11 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         source,
         target,
         id,
+        method,
+        decided_by: match &found {
+            Some(state) => state.decided_by.clone(),
+            None => against.first().map(decisive),
+        },
         identity: identity_choice,
         restore: if found.is_some() { RestoreRun::Resumed } else { RestoreRun::First },
         headway: Arc::default(),
@@ -105,13 +119,42 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
             phase: Phase::Planned,
             consistent_point: None,
             filters: options.filters.to_json(),
+            method,
+            decided_by: run.decided_by.clone(),
         };
         state::begin(&run.target, &state).await?;
         for outcome in report.with(Verdict::Warn) {
-            run.warn(&outcome.message).await?;
+            // Who reads why it is a dump wants to know what would make it replication (P98).
+            let spoke_against = against.iter().any(|against| against.message == outcome.message);
+            match outcome.fix.as_ref().filter(|_| spoke_against) {
+                Some(fix) => run.warn(&format!("[{}] {} {fix}", outcome.id, outcome.message)).await?,
+                None => run.warn(&outcome.message).await?,
+            }
         }
     }
     Ok(run)
+}
+
+/// The method the migration began with: it never changes, and nobody is left to think that it has (P98).
+fn recorded(state: &State, wanted: MethodChoice) -> Result<MethodChoice> {
+    match (state.method, wanted) {
+        (Method::Replication, MethodChoice::Auto | MethodChoice::Replication) => {
+            Ok(MethodChoice::Replication)
+        }
+        (Method::Dump, MethodChoice::Auto | MethodChoice::Dump) => Ok(MethodChoice::Dump),
+        (Method::Replication, MethodChoice::Dump) | (Method::Dump, MethodChoice::Replication) => {
+            let begun = state::method_label(state.method);
+            Err(Error::new(ErrorKind::Usage, format!("change the method of migration {}", state.id.as_str()))
+                .hint(format!(
+                    "It was begun by {begun}, and the target is filled that way. Run without --method to go on, or \
+                     give an empty target database to begin anew."
+                )))
+        }
+    }
+}
+
+fn decisive(outcome: &precheck::Outcome) -> Decisive {
+    Decisive { check: outcome.id.to_owned(), message: outcome.message.clone() }
 }
 
 /// Turns checks that block into the one error that names them all.
@@ -155,6 +198,30 @@ async fn identify_source(options: &Options) -> Result<SourceIdentity> {
     identify(&mut connection).await
 }
 
+/// The source as SQL alone can tell, without a replication connection; zero for what a service keeps to itself.
+async fn identify_for_dump(source: &Session) -> Result<SourceIdentity> {
+    let sql = "SELECT (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c),
+                      (SELECT c.timeline_id FROM pg_catalog.pg_control_checkpoint() c)";
+    let (system, timeline) = match source.query_one(sql, &[]).await {
+        Ok(row) => (row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i32>(1).unsigned_abs()),
+        Err(error) => {
+            let error = Error::from_postgres("identify the source", error);
+            if !error.sqlstate().is_some_and(|state| state.class() == "42") {
+                return Err(error);
+            }
+            (UNKNOWN, 0)
+        }
+    };
+    Ok(SourceIdentity {
+        system: SystemIdentifier::new(system),
+        timeline: Timeline::new(timeline),
+        position: Lsn::ZERO,
+    })
+}
+
+/// Stands for a system identifier that we may not read.
+const UNKNOWN: u64 = 0;
+
 /// Refuses to go on from another server, database or timeline than the one the state came from (P23).
 fn same_source(state: &State, now: &SourceIdentity, database: &str) -> Result<()> {
     let differs = |what: &str| {
@@ -163,13 +230,15 @@ fn same_source(state: &State, now: &SourceIdentity, database: &str) -> Result<()
              drop the target database and begin anew."
         )))
     };
-    if state.source_system != now.system {
+    let unknown = [state.source_system, now.system].iter().any(|system| system.get() == UNKNOWN);
+    if state.source_system != now.system && !unknown {
         return differs("server");
     }
     if state.source_database != database {
         return differs("database");
     }
-    if state.source_timeline != now.timeline {
+    // A dump follows no stream that could have forked.
+    if state.method == Method::Replication && state.source_timeline != now.timeline {
         return differs("server was promoted: its timeline");
     }
     Ok(())

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::catalog::{Filters, TableSelector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
-use crate::precheck;
+use crate::precheck::{self, MethodChoice};
 
 /// When a migration that has caught up ends. The copy, the builds and the first catch-up always happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,6 +53,14 @@ pub struct IdentityChoice {
 }
 
 impl IdentityChoice {
+    /// The method chosen, or replication where the choice is left to us: who says how tables are to be published
+    /// wants them to be.
+    #[must_use]
+    pub fn method(&self, chosen: MethodChoice) -> MethodChoice {
+        let insists = self.full == Full::Keyless || !self.insert_only.is_empty();
+        if chosen == MethodChoice::Auto && insists { MethodChoice::Replication } else { chosen }
+    }
+
     /// The choice with its table names read.
     ///
     /// # Errors
@@ -93,6 +101,8 @@ pub struct Options {
     pub source: Conninfo,
     /// The server to move to.
     pub target: Conninfo,
+    /// How the rows travel.
+    pub method: MethodChoice,
     /// Where `pg_dump` and `pg_restore` are; searched for when not given.
     pub pgbin: Option<PathBuf>,
     /// Connections that copy rows, on each side.
@@ -142,6 +152,7 @@ impl Options {
         Options {
             source,
             target,
+            method: MethodChoice::default(),
             pgbin: None,
             copy_jobs: Options::default_copy_jobs(),
             index_jobs: NonZeroUsize::new(Options::INDEX_JOBS_DEFAULT).expect("a positive constant"),
@@ -155,6 +166,16 @@ impl Options {
             lock_timeout: Options::LOCK_TIMEOUT_DEFAULT,
             slot_wait: Options::SLOT_WAIT_DEFAULT,
             status_interval: Options::STATUS_INTERVAL_DEFAULT,
+        }
+    }
+
+    /// The method wanted, the other options considered: with one that has no meaning without replication, a check
+    /// that speaks against replication blocks, and no dump takes its place.
+    #[must_use]
+    pub fn method_wanted(&self) -> MethodChoice {
+        match self.method {
+            MethodChoice::Auto if self.ending == Ending::CaughtUp => MethodChoice::Replication,
+            chosen => self.identity.method(chosen),
         }
     }
 

@@ -9,11 +9,11 @@ use std::collections::HashSet;
 use super::release::release_source;
 use super::run::Run;
 use super::{define, extension, load};
-use crate::bulk::{self, LoadRole};
+use crate::bulk::{self, Keeper, LoadRole};
 use crate::catalog::{self, Catalog, MaterializedView, ReplicaRole, SequenceValue};
 use crate::error::{Error, Result, describe};
 use crate::pg::{QualifiedName, quote_literal};
-use crate::wire::{Session, SessionSettings};
+use crate::wire::Session;
 
 /// Copies the rows that the stream does not carry: unlogged tables and large objects. Can be done twice.
 pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
@@ -25,18 +25,21 @@ pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
         ReplicaRole::Denied => LoadRole::Origin,
     };
     load::copy_unlogged(run, &source, replica_role).await?;
-    if source.large_objects > 0 {
-        carry_large_objects(run, source.large_objects).await?;
-    }
-    Ok(())
+    let keeper = Keeper::open(&run.options.source).await?;
+    carry_large_objects(run, &keeper, source.large_objects).await
 }
 
 /// Everything between the last change and the hand-over. Can be done twice.
 pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
     // Nothing more is streamed, so the source need not keep anything for us, however long the rest takes.
     release_source(&run.source, &run.target).await?;
-    let source = catalog::load(&run.source).await?;
     set_sequences(run).await?;
+    complete_target(run).await
+}
+
+/// Fills what the target computes for itself from the rows.
+pub(super) async fn complete_target(run: &Run) -> Result<()> {
+    let source = catalog::load(&run.source).await?;
     refresh_views(run, &source).await?;
     // Jobs that run by what extensions hold find everything else in place.
     extension::carry_rows(run, extension::Moment::End).await?;
@@ -47,17 +50,19 @@ pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
         .map_err(|error| Error::from_postgres("analyze the target", error))
 }
 
-async fn carry_large_objects(run: &Run, count: u64) -> Result<()> {
-    run.progress.note(&format!("copying {count} large objects"));
-    let source = Session::connect(&run.options.source, &SessionSettings::role("large objects")).await?;
-    source
-        .batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        .await
-        .map_err(|error| Error::from_postgres("take a snapshot", error))?;
-    let target = Session::connect(&run.options.target, &SessionSettings::role("load")).await?;
-    let carried = bulk::carry_large_objects(&source, &target).await?;
-    for warning in &carried.warnings {
-        run.warn(warning).await?;
+/// Makes the target's large objects those that the snapshot shows; some `count` of them.
+pub(super) async fn carry_large_objects(run: &Run, keeper: &Keeper, count: u64) -> Result<()> {
+    if count > 0 {
+        run.progress.note(&format!("copying {count} large objects"));
+    }
+    let plan = bulk::ObjectPlan {
+        source: run.options.source.clone(),
+        target: run.options.target.clone(),
+        snapshot: keeper.snapshot().to_owned(),
+        jobs: run.options.copy_jobs.get(),
+    };
+    for warning in bulk::carry_large_objects(plan).await?.warnings {
+        run.warn(&warning).await?;
     }
     Ok(())
 }

@@ -82,6 +82,15 @@ pub(super) async fn arm_at_last(run: &Run) -> Result<()> {
     definitions.arm(run, &all).await
 }
 
+/// All that is left of the definitions, at once: for a target that nothing of the source is written to any more.
+pub(super) async fn complete(run: &Run) -> Result<()> {
+    let definitions = Definitions::fetch(run).await?;
+    let last = definitions.plan.last.clone();
+    definitions.restore(run, &last).await?;
+    let all = definitions.armed(|_| true);
+    definitions.arm(run, &all).await
+}
+
 /// Whether an entry makes something that fires whatever `session_replication_role` says (P47).
 fn fires_under_replica(entry: &Entry) -> bool {
     let Definition::Sql(definition) = &entry.definition else { return false };

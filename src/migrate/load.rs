@@ -16,10 +16,10 @@ use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
 use super::release::release_source;
 use super::run::Run;
-use super::selection::{Selection, select};
+use super::selection::{Selection, Wishes, select};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState};
-use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, TableCopy, copy_tables};
+use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, OnRewrite, TableCopy, copy_tables};
 use crate::catalog::{self, Catalog, Persistence, Table, TableKind};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Lsn, QualifiedName, quote_literal};
@@ -39,6 +39,16 @@ pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
         snapshot = Some(begin(run).await?);
     }
     let (source, target) = (catalog::load(&run.source).await?, catalog::load(&run.target).await?);
+    let builder = builder(run, &source).await?;
+    let (events, copied) = mpsc::channel(1024);
+    // An index that cannot be built ends the copy at once, and the other way round.
+    let work = async { tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events)) };
+    beside(run, work).await?;
+    run.enter(Phase::CatchingUp, "").await
+}
+
+/// Builds what is not built, each table's as soon as its rows are there.
+pub(super) async fn builder(run: &Run, source: &Catalog) -> Result<Builder> {
     let sizes: HashMap<&QualifiedName, u64> =
         source.tables.iter().map(|table| (&table.name, table.bytes)).collect();
     let to_come: HashMap<QualifiedName, u64> = unfinished(run)
@@ -55,15 +65,11 @@ pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
     let definitions = Definitions::fetch(run).await?;
     let builds = Definitions::pending(run, definitions.plan.builds).await?;
     let settings = define::build_settings(run).await?;
-    let builder = Builder::new(run, builds, |table| to_come.get(table).copied(), settings).await?;
-    let (events, copied) = mpsc::channel(1024);
-    // An index that cannot be built ends the copy at once, and the other way round.
-    let work = async { tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events)) };
-    beside(run, work).await?;
-    run.enter(Phase::CatchingUp, "").await
+    Builder::new(run, builds, |table| to_come.get(table).copied(), settings).await
 }
 
-async fn unfinished(run: &Run) -> Result<Vec<QualifiedName>> {
+/// Tables whose rows are not all there.
+pub(super) async fn unfinished(run: &Run) -> Result<Vec<QualifiedName>> {
     let ledger = ledger::read(&run.target).await?;
     Ok(ledger
         .into_iter()
@@ -80,13 +86,10 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     let before = catalog::load(&run.source).await?;
     let selection = select(&before, &run.wishes(&before)?);
     harmless(&selection)?;
-    run.tables.set(selection.definitions_only.iter().map(|(table, _)| table), Stage::Skipped);
-    for warning in rows_left(&selection) {
-        run.warn(&warning).await?;
-    }
+    tell_definitions_only(run, &selection).await?;
     open::publish(run, &selection).await?;
     let snapshot = open::open_slot(run).await?;
-    let shown = catalog_under(run, &snapshot).await?;
+    let shown = catalog_under(run, &snapshot.keeper).await?;
     unchanged_since(run, &selection, &shown).await?;
     run.target
         .batch_execute("DELETE FROM pgstream.progress")
@@ -111,6 +114,15 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     );
     run.enter(Phase::Copying, &enter).await?;
     Ok(snapshot)
+}
+
+/// Names what comes without rows.
+pub(super) async fn tell_definitions_only(run: &Run, selection: &Selection) -> Result<()> {
+    run.tables.set(selection.definitions_only.iter().map(|(table, _)| table), Stage::Skipped);
+    for warning in rows_left(selection) {
+        run.warn(&warning).await?;
+    }
+    Ok(())
 }
 
 /// Tables whose definition alone is carried: one warning for each, or for each reason where they are many.
@@ -143,11 +155,11 @@ fn harmless(selection: &Selection) -> Result<()> {
 }
 
 /// The source's catalog exactly as the snapshot shows it.
-async fn catalog_under(run: &Run, snapshot: &OpenSnapshot) -> Result<Catalog> {
+pub(super) async fn catalog_under(run: &Run, keeper: &Keeper) -> Result<Catalog> {
     let session = Session::connect(&run.options.source, &SessionSettings::role("catalog")).await?;
     let import = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-        quote_literal(snapshot.keeper.snapshot())
+        quote_literal(keeper.snapshot())
     );
     session.batch_execute(&import).await.map_err(|error| {
         let error = Error::from_postgres("join the snapshot", error);
@@ -170,7 +182,7 @@ const DRIFTED: &str = "The source's definitions changed after they were carried 
                        begin anew, when no DDL runs on the source.";
 
 /// Every column of these tables has its place on the target.
-fn fits(tables: &[QualifiedName], source: &Catalog, target: &Catalog) -> Result<()> {
+pub(super) fn fits(tables: &[QualifiedName], source: &Catalog, target: &Catalog) -> Result<()> {
     let moved: HashSet<&QualifiedName> = tables.iter().collect();
     let differences: Vec<String> = catalog::compare(source, target)
         .into_iter()
@@ -201,7 +213,7 @@ async fn copy(
             Some(snapshot) => snapshot,
             None => open::later_snapshot(run).await?,
         };
-        let source = catalog_under(run, &current).await?;
+        let source = catalog_under(run, &current.keeper).await?;
         fits(&unfinished, &source, target)?;
         open::still_published(run, &unfinished).await?;
         let plan = CopyPlan {
@@ -210,7 +222,7 @@ async fn copy(
         };
         let bytes = plan.tables.iter().map(|table| table.bytes).sum();
         run.progress.copy_started(bytes, plan.tables.len() as u64);
-        match watched(run, &current, &meter, copy_tables(plan, events.clone())).await {
+        match watched(run, &current.keeper, &meter, copy_tables(plan, events.clone())).await {
             Ok(outcome) => {
                 for (tables, why) in [(outcome.rewritten, "rewritten"), (outcome.locked, "locked")] {
                     if !tables.is_empty() {
@@ -231,7 +243,7 @@ async fn copy(
 }
 
 /// The plan for `tables`, of which nothing is there that could fire.
-fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>) -> CopyPlan {
+pub(super) fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>) -> CopyPlan {
     CopyPlan {
         source: run.options.source.clone(),
         target: run.options.target.clone(),
@@ -244,20 +256,25 @@ fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>)
         lock_timeout: run.options.lock_timeout,
         encoding: run.encoding.clone(),
         replica_role: LoadRole::Origin,
+        rewritten: OnRewrite::PutOff,
         meter: Arc::default(),
     }
 }
 
-/// Copies tables that the stream does not carry, as they are now that writes have stopped (P35).
-pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
-    let left = run.wishes(source)?.left;
-    let unlogged: Vec<QualifiedName> = source
+/// Tables that no stream tells of, and whose rows move all the same.
+pub(super) fn unlogged(source: &Catalog, wishes: &Wishes) -> Vec<QualifiedName> {
+    source
         .tables
         .iter()
         .filter(|table| table.kind == TableKind::Ordinary && table.persistence == Persistence::Unlogged)
-        .filter(|table| table.extension.is_none() && !left.has(table.oid))
+        .filter(|table| table.extension.is_none() && !wishes.left.has(table.oid))
         .map(|table| table.name.clone())
-        .collect();
+        .collect()
+}
+
+/// Copies tables that the stream does not carry, as they are now that writes have stopped (P35).
+pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
+    let unlogged = unlogged(source, &run.wishes(source)?);
     let Some(enter) = ledger::enter(unlogged.iter()) else { return Ok(()) };
     run.target
         .batch_execute(&enter)
@@ -283,14 +300,19 @@ pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: Loa
 }
 
 /// Shows what passes through the splice, twice a second, while `work` runs.
-async fn watched<T>(run: &Run, snapshot: &OpenSnapshot, meter: &Meter, work: impl Future<Output = T>) -> T {
+pub(super) async fn watched<T>(
+    run: &Run,
+    keeper: &Keeper,
+    meter: &Meter,
+    work: impl Future<Output = T>,
+) -> T {
     let mut tick = tokio::time::interval(Duration::from_millis(500));
     let mut shown = meter.bytes();
     let mut show = || {
         let passed = meter.bytes();
         run.progress.copied(passed - shown);
         run.metrics.copied_bytes(passed - shown);
-        run.metrics.snapshot_age(snapshot.keeper.age());
+        run.metrics.snapshot_age(keeper.age());
         run.health.beat(Instant::now());
         shown = passed;
     };
@@ -307,7 +329,11 @@ async fn watched<T>(run: &Run, snapshot: &OpenSnapshot, meter: &Meter, work: imp
     }
 }
 
-fn copies(unfinished: &[QualifiedName], source: &Catalog, target: &Catalog) -> Result<Vec<TableCopy>> {
+pub(super) fn copies(
+    unfinished: &[QualifiedName],
+    source: &Catalog,
+    target: &Catalog,
+) -> Result<Vec<TableCopy>> {
     fn by_name(catalog: &Catalog) -> HashMap<&QualifiedName, &Table> {
         catalog.tables.iter().map(|table| (&table.name, table)).collect()
     }

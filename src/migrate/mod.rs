@@ -11,7 +11,10 @@
 //! run ─► define ─► load ─────────────► follow ─────────► define ─► follow ─► cutover ─► release
 //!        pre-data  open, copy + build  to the snapshots  finish    goal      carry      the source
 //! ```
-//! The phases are those of [`crate::telemetry::Phase`].
+//! The phases are those of [`crate::telemetry::Phase`]. A dump ([`dump`]) goes another way, without a stream:
+//! ```text
+//! run ─► define ─► copy + build under one snapshot ─► large objects, sequences ─► define ─► refresh, analyze
+//! ```
 
 mod abandon;
 mod adopt;
@@ -21,6 +24,7 @@ mod config;
 mod cutover;
 mod databases;
 mod define;
+mod dump;
 mod extension;
 mod follow;
 mod gauge;
@@ -39,16 +43,17 @@ pub mod state;
 mod status;
 mod tables;
 
+pub use crate::precheck::{Method, MethodChoice};
 pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
 pub use config::{Ending, Full, IdentityChoice, Options, Output};
 pub use lock::Holder;
-pub use outcome::{Ended, Figures, Outcome};
+pub use outcome::{Decisive, Ended, Figures, Outcome};
 pub use release::release_source;
 pub use retry::migrate;
-pub use run::Watchers;
+pub use run::{MethodTaken, Watchers};
 pub use selection::{Selection, Wishes, select};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
 pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::pg::Lsn;
+use crate::precheck::Method;
 
 /// How it ended, short of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,8 +12,17 @@ pub enum Ended {
     Interrupted,
     /// The target holds everything the source had when the run caught up; the slot stays, the same command goes on.
     CaughtUp,
-    /// Replication was stopped for good and everything of ours removed.
+    /// It is over: the dump is complete, or replication was stopped for good, and everything of ours removed.
     Stopped,
+}
+
+/// The check that decided for the dump, where the operator had left the choice to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decisive {
+    /// Its id.
+    pub check: String,
+    /// What it found.
+    pub message: String,
 }
 
 /// Figures of one database.
@@ -39,6 +49,10 @@ pub struct Figures {
 pub struct Outcome {
     /// The source database.
     pub database: String,
+    /// How the rows travelled.
+    pub method: Method,
+    /// What decided for that method, if it was not the operator.
+    pub decided_by: Option<Decisive>,
     /// How it ended.
     pub ended: Ended,
     /// Everything up to here is durable on the target; an end position.

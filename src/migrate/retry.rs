@@ -15,6 +15,7 @@ use super::run::Watchers;
 use super::state;
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
 use crate::pg::SqlState;
+use crate::precheck::Method;
 use crate::telemetry::Readiness;
 use crate::wire::{Session, SessionSettings};
 
@@ -36,6 +37,8 @@ struct Attempt {
     adopted: bool,
     /// It left the migration further than it was.
     headway: bool,
+    /// How that migration moves its rows, once it is found or made.
+    method: Option<Method>,
 }
 
 /// Runs a migration until its end, trying again while the errors are of the kind that passes.
@@ -74,7 +77,7 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
             return Err(error);
         }
         if last_headway.elapsed() > PATIENCE {
-            return Err(out_of_patience(error));
+            return Err(out_of_patience(error, attempt.method));
         }
         tracing::warn!(error = %describe(&error), pause_ms = pause.as_millis() as u64, "broke off; trying again");
         watchers.progress.note(&format!("{}; trying again", describe(&error)));
@@ -109,13 +112,16 @@ async fn remember(options: &Options, error: &Error) {
 }
 
 /// A server that stays away may come back, and then the slot is what lets us go on: so it stays, and is named.
-fn out_of_patience(error: Error) -> Error {
+fn out_of_patience(error: Error, method: Option<Method>) -> Error {
     let advice = error.advice().map(|advice| format!("{advice}\n")).unwrap_or_default();
+    let keeps = match method {
+        Some(Method::Dump) => "",
+        Some(Method::Replication) | None => {
+            " Until then the source keeps WAL for the slot pgstream_… that stays there."
+        }
+    };
     Error::new(error.kind(), format!("go on after {} minutes without headway", PATIENCE.as_secs() / 60))
-        .hint(format!(
-            "{advice}Run the same command again once both servers answer. Until then the source keeps WAL for the \
-             slot pgstream_… that stays there."
-        ))
+        .hint(format!("{advice}Run the same command again once both servers answer.{keeps}"))
         .because(error)
 }
 
@@ -128,6 +134,8 @@ async fn attempt_once(
     let mut stop = watchers.shutdown.clone();
     let run = stop.or_stop(adopt(options, watchers, known)).await?;
     attempt.adopted = true;
+    attempt.method = Some(run.method);
+    watchers.method.set(run.method);
     // With this session the lock is lost, and another engine may be at work.
     let ended = {
         let mut work = std::pin::pin!(run.go_on(&mut stop));
@@ -148,6 +156,8 @@ async fn attempt_once(
         Err(error) => error,
     };
     match (error.kind(), error.recovery()) {
+        // A dump has no walsender, and makes nothing on the source.
+        _ if run.method == Method::Dump => {}
         (ErrorKind::Cancelled, _) => abandon::hang_up(&run).await,
         (_, Recovery::Operator) => abandon::abandon(&run).await,
         (_, Recovery::Retry | Recovery::Bug) => {}

@@ -5,18 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{Ending, Options};
-use super::outcome::{Ended, Figures, Outcome};
+use super::outcome::{Decisive, Ended, Figures, Outcome};
 use super::selection::Wishes;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
-use super::{abandon, cutover, define, follow, load, monitor, open};
+use super::{abandon, cutover, define, dump, follow, load, monitor, open};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::catalog::Catalog;
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion};
-use crate::precheck::IdentityChoice;
+use crate::precheck::{IdentityChoice, Method};
 use crate::schema::RestoreRun;
 use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, TableState};
 use crate::wire::Session;
@@ -34,6 +34,24 @@ pub struct Watchers {
     pub log: telemetry::MigrationId,
     /// The operator's wish to stop.
     pub shutdown: Shutdown,
+    /// Learns which method is taken.
+    pub method: MethodTaken,
+}
+
+/// How the rows move, for whoever speaks of a run that has ended without a result. A clone is a reference.
+#[derive(Debug, Clone, Default)]
+pub struct MethodTaken(Arc<Mutex<Option<Method>>>);
+
+impl MethodTaken {
+    /// The method, once it is decided.
+    #[must_use]
+    pub fn get(&self) -> Option<Method> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set(&self, method: Method) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(method);
+    }
 }
 
 /// What an attempt works with. Sessions are the control sessions: short statements only.
@@ -47,6 +65,8 @@ pub(super) struct Run {
     /// `client_encoding` of both ends of the copy (P63).
     pub(super) encoding: String,
     pub(super) id: MigrationId,
+    pub(super) method: Method,
+    pub(super) decided_by: Option<Decisive>,
     pub(super) identity: IdentityChoice,
     pub(super) restore: RestoreRun,
     pub(super) metrics: DatabaseMetrics,
@@ -64,6 +84,13 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 impl Run {
     /// From the phase the state names to the ending the operator wants.
     pub(super) async fn go_on(&self, stop: &mut Shutdown) -> Result<Outcome> {
+        match self.method {
+            Method::Replication => self.replicate(stop).await,
+            Method::Dump => dump::go_on(self, stop).await,
+        }
+    }
+
+    async fn replicate(&self, stop: &mut Shutdown) -> Result<Outcome> {
         let mut phase = abandon::notice(self, self.phase().await?).await?;
         self.show(phase);
         if phase == Phase::Planned {
@@ -102,9 +129,14 @@ impl Run {
         stop.or_stop(self.alive(cutover::carry_the_rest(self))).await?;
         let position = follow::position(self).await?;
         let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
-        let mut outcome = self.outcome(Ended::Stopped, &end).await?;
+        self.close(&end).await
+    }
+
+    /// Removes the state: all is done.
+    pub(super) async fn close(&self, end: &follow::Followed) -> Result<Outcome> {
+        let mut outcome = self.outcome(Ended::Stopped, end).await?;
         self.show(Phase::CutOver);
-        // All is done; a connection that breaks now must not make it look undone.
+        // A connection that breaks now must not make it look undone.
         if let Err(error) = state::remove(&self.target).await {
             let warning = format!("schema pgstream may be left on the target: {}", describe(&error));
             self.progress.warn(&warning);
@@ -157,7 +189,7 @@ impl Run {
         Ok(())
     }
 
-    fn show(&self, phase: Phase) {
+    pub(super) fn show(&self, phase: Phase) {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner) = phase;
         self.progress.phase(phase);
         self.metrics.phase(phase);
@@ -191,7 +223,7 @@ impl Run {
     }
 
     /// Runs a step that may take hours, such as an index build, and says meanwhile that we are alive.
-    async fn alive<T>(&self, step: impl Future<Output = T>) -> T {
+    pub(super) async fn alive<T>(&self, step: impl Future<Output = T>) -> T {
         let mut tick = tokio::time::interval(HEARTBEAT);
         let mut step = std::pin::pin!(step);
         loop {
@@ -225,6 +257,8 @@ impl Run {
         }
         Ok(Outcome {
             database: self.options.source.database().to_owned(),
+            method: self.method,
+            decided_by: self.decided_by.clone(),
             ended,
             position: followed.position,
             figures,

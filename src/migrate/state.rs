@@ -6,11 +6,13 @@
 
 use std::collections::HashSet;
 
+use super::outcome::Decisive;
 use crate::apply;
 use crate::bulk::ledger;
 use crate::catalog::Filters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Identifier, Lsn, QualifiedName, SlotName, SystemIdentifier, Timeline, quote_literal};
+use crate::precheck::Method;
 use crate::schema::DumpId;
 use crate::telemetry::Phase;
 use crate::wire::Session;
@@ -27,6 +29,9 @@ CREATE TABLE IF NOT EXISTS pgstream.migration (
     phase text NOT NULL,
     consistent_point pg_lsn,
     filters jsonb NOT NULL,
+    method text NOT NULL,
+    decided_by text,
+    decided_because text,
     started_at timestamptz NOT NULL DEFAULT now(),
     phase_entered_at timestamptz NOT NULL DEFAULT now(),
     last_error text,
@@ -39,6 +44,10 @@ CREATE TABLE IF NOT EXISTS pgstream.journal (
     detail text NOT NULL,
     made_at timestamptz NOT NULL DEFAULT now(),
     UNIQUE (kind, schema_name, object_name));
+CREATE TABLE IF NOT EXISTS pgstream.snapshot (
+    only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
+    ordinal bigint NOT NULL,
+    content text);
 CREATE TABLE IF NOT EXISTS pgstream.archive (
     only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row),
     content bytea NOT NULL);
@@ -121,6 +130,19 @@ pub struct State {
     pub consistent_point: Option<Lsn>,
     /// What is moved, as [`Filters::to_json`] writes it.
     pub filters: serde_json::Value,
+    /// How the rows travel; never changes (P98).
+    pub method: Method,
+    /// The check that decided for that method, if it was not the operator.
+    pub decided_by: Option<Decisive>,
+}
+
+/// The latest snapshot that a dump copied under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The how-manieth it was, from 1.
+    pub ordinal: u64,
+    /// What it showed, where that has a name ([`crate::bulk::Keeper::content`]).
+    pub content: Option<String>,
 }
 
 /// Something on the source that is ours to undo.
@@ -189,8 +211,8 @@ pub async fn find(target: &Session) -> Result<Option<State>> {
     }
     let row = target
         .query_opt(
-            "SELECT id, source_system, source_timeline, source_database, phase, consistent_point::text,
-                    filters::text
+            "SELECT id, source_system, source_timeline, source_database, phase, consistent_point::text, method,
+                    decided_by, decided_because, filters::text
                FROM pgstream.migration",
             &[],
         )
@@ -208,12 +230,30 @@ pub async fn find(target: &Session) -> Result<Option<State>> {
         source_database: row.get(3),
         phase: phase_named(row.get(4)).ok_or_else(unreadable)?,
         consistent_point: row.get::<_, Option<&str>>(5).and_then(|text| text.parse().ok()),
-        filters: serde_json::from_str(row.get(6)).map_err(|_| unreadable())?,
+        method: method_named(row.get(6)).ok_or_else(unreadable)?,
+        decided_by: row
+            .get::<_, Option<String>>(7)
+            .zip(row.get(8))
+            .map(|(check, message)| Decisive { check, message }),
+        filters: serde_json::from_str(row.get(9)).map_err(|_| unreadable())?,
     }))
 }
 
 fn phase_named(label: &str) -> Option<Phase> {
     Phase::ALL.iter().copied().find(|phase| phase.label() == label)
+}
+
+/// The method's name, in the state and for people.
+#[must_use]
+pub const fn method_label(method: Method) -> &'static str {
+    match method {
+        Method::Replication => "replication",
+        Method::Dump => "dump",
+    }
+}
+
+fn method_named(label: &str) -> Option<Method> {
+    [Method::Replication, Method::Dump].into_iter().find(|method| method_label(*method) == label)
 }
 
 /// Creates the schema and enters the first phase.
@@ -225,8 +265,9 @@ pub async fn begin(target: &Session, state: &State) -> Result<()> {
     let begin = format!(
         "SET client_min_messages = warning;
          {DDL}; {}; {};
-         INSERT INTO pgstream.migration (id, source_system, source_timeline, source_database, phase, filters)
-         VALUES ({}, '{}', {}, {}, '{}', {})",
+         INSERT INTO pgstream.migration
+             (id, source_system, source_timeline, source_database, phase, method, decided_by, decided_because, filters)
+         VALUES ({}, '{}', {}, {}, '{}', '{}', {}, {}, {})",
         ledger::DDL,
         apply::PROGRESS_DDL,
         quote_literal(state.id.as_str()),
@@ -234,6 +275,9 @@ pub async fn begin(target: &Session, state: &State) -> Result<()> {
         state.source_timeline,
         quote_literal(&state.source_database),
         state.phase.label(),
+        method_label(state.method),
+        literal(state.decided_by.as_ref().map(|decisive| &*decisive.check)),
+        literal(state.decided_by.as_ref().map(|decisive| &*decisive.message)),
         quote_literal(&state.filters.to_string())
     );
     target.batch_execute(&begin).await.map_err(failed("create the migration's state on the target"))
@@ -263,6 +307,33 @@ pub async fn adopt_filters(target: &Session, state: &State, filters: &Filters) -
     Err(Error::new(ErrorKind::Usage, doing)
         .because(changes.join("; "))
         .hint("Give the options that the migration began with, or drop the target database and begin anew."))
+}
+
+fn literal(text: Option<&str>) -> String {
+    text.map_or_else(|| "NULL".to_owned(), quote_literal)
+}
+
+/// The latest snapshot of a dump; `None` before the first.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn snapshot(target: &Session) -> Result<Option<Snapshot>> {
+    let row = target
+        .query_opt("SELECT ordinal, content FROM pgstream.snapshot", &[])
+        .await
+        .map_err(failed("read which snapshot was copied under"))?;
+    Ok(row.map(|row| Snapshot { ordinal: row.get::<_, i64>(0).unsigned_abs(), content: row.get(1) }))
+}
+
+/// The statement that notes a snapshot.
+#[must_use]
+pub fn note_snapshot(snapshot: &Snapshot) -> String {
+    format!(
+        "INSERT INTO pgstream.snapshot (ordinal, content) VALUES ({}, {})
+         ON CONFLICT (only_row) DO UPDATE SET ordinal = EXCLUDED.ordinal, content = EXCLUDED.content",
+        snapshot.ordinal,
+        literal(snapshot.content.as_deref())
+    )
 }
 
 /// Enters a phase, and does `also` in the same transaction.

@@ -12,9 +12,9 @@ use crate::pg::{Conninfo, QualifiedName, RelationId, SystemIdentifier};
 use crate::precheck::connect::connect;
 use crate::precheck::facts::{
     AvailableExtension, Choices, Facts, PreparedTransaction, RelationRights, ServerFacts, SlotFacts,
-    SourceFacts, TargetFacts, Writer,
+    SourceFacts, TargetFacts, Trial, Writer,
 };
-use crate::precheck::options::CheckOptions;
+use crate::precheck::options::{CheckOptions, Method};
 use crate::precheck::provider::Provider;
 use crate::precheck::trial::{Slot, try_publication, try_replication};
 use crate::wire::Session;
@@ -43,7 +43,11 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
 
 async fn load_source(session: &Session, conninfo: &Conninfo, options: &CheckOptions) -> Result<SourceFacts> {
     let mut server = load_server(session).await?;
-    let publication = try_publication(session, &server.may).await?;
+    // A dump asks for none of these rights, and leaves the source's WAL alone.
+    let publication = match options.method {
+        Method::Replication => try_publication(session, &server.may).await?,
+        Method::Dump => Trial::NotTried,
+    };
     let doing = "read the source in one snapshot";
     let run = |sql| async move {
         session.batch_execute(sql).await.map_err(|error| Error::from_postgres(doing, error))
@@ -69,7 +73,11 @@ async fn load_source(session: &Session, conninfo: &Conninfo, options: &CheckOpti
         senders_used: count(field(&cluster, "senders_used")?),
         inactive: load_inactive_slots(session).await?,
     };
-    let replication = try_replication(conninfo, slot_to_try(&server, &wal_level, &slots)).await;
+    let slot = match options.method {
+        Method::Replication => slot_to_try(&server, &wal_level, &slots),
+        Method::Dump => Slot::Spare,
+    };
+    let replication = try_replication(conninfo, slot).await;
     server.system_identifier = server.system_identifier.or(replication.system);
     Ok(SourceFacts {
         raises_wal_level,

@@ -18,6 +18,7 @@
 //! | `foreign_key` | foreign keys that lead out of what is moved |
 //! | `target` | whether the target can take it |
 //! | `table`, `report` | the table of checks; its outcome |
+//! | `method` | replication or dump |
 
 mod connect;
 mod content;
@@ -26,6 +27,7 @@ pub mod facts;
 mod foreign_key;
 mod identity;
 mod load;
+mod method;
 mod options;
 mod provider;
 mod report;
@@ -39,6 +41,7 @@ mod trial;
 
 pub use connect::explain;
 pub use load::load;
+pub use method::{Decision, MethodChoice, decide};
 pub use options::{CheckOptions, FullIdentity, IdentityChoice, Method, Resuming};
 pub use provider::Provider;
 pub use report::{Outcome, Report, Verdict};
@@ -54,4 +57,18 @@ use crate::pg::Conninfo;
 /// table.
 pub async fn check(source: &Conninfo, target: &Conninfo, options: &CheckOptions) -> Result<Report> {
     Ok(judge(&load(source, target, options).await?))
+}
+
+/// [`check`], for whichever method the choice and the facts come to.
+///
+/// # Errors
+/// As [`check`].
+pub async fn check_and_decide(
+    source: &Conninfo,
+    target: &Conninfo,
+    options: &CheckOptions,
+    choice: MethodChoice,
+) -> Result<Decision> {
+    let method = if choice == MethodChoice::Dump { Method::Dump } else { Method::Replication };
+    Ok(decide(&load(source, target, &CheckOptions { method, ..options.clone() }).await?, choice))
 }

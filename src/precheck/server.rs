@@ -2,6 +2,7 @@
 
 use crate::pg::{Identifier, ServerVersion};
 use crate::precheck::facts::{Facts, ServerFacts};
+use crate::precheck::options::Method;
 use crate::precheck::table::Finding;
 
 /// Fewer connections than this cannot hold a keeper, a stream, a copy and control (P03).
@@ -63,11 +64,18 @@ pub(super) fn source_recovery(facts: &Facts) -> Vec<Finding> {
     if !facts.source.server.may.in_recovery {
         return Vec::new();
     }
-    vec![
-        Finding::block("The source is a standby: a publication can only be made on its primary.").fix(
-            "Name the primary with --source (target_session_attrs=read-write finds it among several hosts)",
-        ),
-    ]
+    let primary =
+        "Name the primary with --source (target_session_attrs=read-write finds it among several hosts)";
+    vec![match facts.choices.method {
+        Method::Replication => {
+            Finding::block("The source is a standby: a publication can only be made on its primary.").fix(primary)
+        }
+        Method::Dump => Finding::warn(
+            "The source is a standby: it cancels a copy that stands in the way of what it must replay, and its \
+             unlogged tables cannot be read.",
+        )
+        .fix("ALTER SYSTEM SET hot_standby_feedback = on; and a longer max_standby_streaming_delay, on the standby"),
+    }]
 }
 
 pub(super) fn target_recovery(facts: &Facts) -> Vec<Finding> {

@@ -9,6 +9,7 @@ mod cleanup;
 mod cluster;
 mod demo;
 mod digest;
+mod dump;
 mod fault;
 mod fault_lock;
 mod filters;

@@ -39,7 +39,7 @@ async fn the_awkward_database_moves_while_it_is_written_to() {
 }
 
 /// `pgbench` as a child that dies with the test.
-fn pgbench(source: &Side, arguments: &[&str]) -> Command {
+pub(crate) fn pgbench(source: &Side, arguments: &[&str]) -> Command {
     let mut found = Cluster::installations().into_iter().map(|one| one.program("pgbench"));
     let program = found.find(|program| program.is_file());
     let program = program.expect(

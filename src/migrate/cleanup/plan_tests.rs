@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::pg::{Lsn, SystemIdentifier, Timeline};
+use crate::precheck::Method;
 use crate::telemetry::Phase;
 
 const ID: &str = "0123abcd";
@@ -53,6 +54,9 @@ fn target() -> OnTarget {
             source_database: "s".to_owned(),
             phase: Phase::Copying,
             consistent_point: Some(Lsn::new(1)),
+            method: Method::Replication,
+            decided_by: None,
+            filters: serde_json::Value::Null,
         }),
         journal: everything(),
         live: None,
