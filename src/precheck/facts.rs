@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use crate::catalog::{Capabilities, Catalog, Persistence, Table, TableKind};
 use crate::pg::{QualifiedName, RelationId, SystemIdentifier};
-use crate::precheck::options::{FullIdentity, Method, Resuming};
+use crate::precheck::objects::Objects;
+use crate::precheck::options::{CheckChoice, FullIdentity, Method, Others, Resuming};
 use crate::precheck::provider::Provider;
+use crate::precheck::surroundings::Surroundings;
 
 /// Both ends of one database's migration, and what was chosen for it.
 #[derive(Debug, Clone)]
@@ -17,6 +19,10 @@ pub struct Facts {
     pub target: TargetFacts,
     /// The operator's choices, resolved to tables.
     pub choices: Choices,
+    /// A program found on this machine to carry definitions with, of a fitting version; tried by the conductor (P79).
+    pub tools: Trial,
+    /// The definitions restored into a scratch database; tried by the conductor, on request (P80).
+    pub trial_restore: Trial,
 }
 
 /// The operator's choices, with selectors resolved to the tables of this database.
@@ -32,6 +38,10 @@ pub struct Choices {
     pub insert_only: HashSet<RelationId>,
     /// Tables left behind.
     pub skip: HashSet<RelationId>,
+    /// The checks themselves.
+    pub checks: CheckChoice,
+    /// What else the run moves.
+    pub others: Others,
 }
 
 /// What is asked of either server.
@@ -47,6 +57,8 @@ pub struct ServerFacts {
     pub system_identifier: Option<SystemIdentifier>,
     /// Whose service it is.
     pub provider: Provider,
+    /// Settings, locale, and the way there.
+    pub surroundings: Surroundings,
 }
 
 /// The source.
@@ -74,8 +86,45 @@ pub struct SourceFacts {
     pub writers: Vec<Writer>,
     /// Extensions installed: name and version.
     pub extensions: Vec<(String, String)>,
+    /// The schema of each extension.
+    pub extension_schemas: HashMap<String, String>,
+    /// Whether publications can be made through `aiven_extras` (P05).
+    pub aiven_extras: AivenExtras,
     /// Roles that own objects here or hold grants on them.
     pub roles_in_use: Vec<String>,
+    /// Those of them with attributes that only a superuser gives: name and attributes (P69).
+    pub exalted_roles: Vec<(String, Vec<String>)>,
+    /// Whether the verifiers of passwords may be read (P68).
+    pub reads_passwords: bool,
+    /// How many of the roles in use may log in.
+    pub login_roles: u64,
+    /// The oldest transaction and multixact ids of the cluster's databases, as ages (P28).
+    pub age: Age,
+    /// What the database holds beside its tables.
+    pub objects: Objects,
+}
+
+/// How near the cluster is to the end of its transaction ids (P28).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Age {
+    /// The database with the oldest of them.
+    pub database: String,
+    /// `age(datfrozenxid)`.
+    pub xids: u64,
+    /// The greatest `mxid_age(datminmxid)`.
+    pub multixacts: u64,
+}
+
+/// A way for roles that may not publish by themselves (P05).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AivenExtras {
+    /// None.
+    #[default]
+    Absent,
+    /// CREATE EXTENSION was tried, and works.
+    Installable,
+    /// Its functions may be called.
+    Callable,
 }
 
 /// The target.
@@ -85,6 +134,16 @@ pub struct TargetFacts {
     pub server: ServerFacts,
     /// Extensions that can be created, by name.
     pub extensions: HashMap<String, AvailableExtension>,
+    /// Extensions that are there already, by name.
+    pub installed: HashMap<String, InstalledExtension>,
+    /// CREATE EXTENSION for those of the source, tried and rolled back where it was not plain that it works.
+    pub extension_trials: HashMap<String, Trial>,
+    /// Procedural languages.
+    pub languages: HashSet<String>,
+    /// Names of collations in `pg_catalog`.
+    pub collations: HashSet<String>,
+    /// Names of settings, in lower case.
+    pub parameters: HashSet<String>,
     /// Every role.
     pub roles: HashSet<String>,
     /// How many relations of the user's are there already (P81).
@@ -174,6 +233,19 @@ pub struct AvailableExtension {
     pub default_version: String,
     /// What can be asked for by name.
     pub versions: Vec<String>,
+    /// A role with CREATE on the database may create it (13+).
+    pub is_trusted: bool,
+    /// Its control file asks for a superuser.
+    pub needs_superuser: bool,
+}
+
+/// An extension that the target has.
+#[derive(Debug, Clone, Default)]
+pub struct InstalledExtension {
+    /// Its version.
+    pub version: String,
+    /// Its schema.
+    pub schema: String,
 }
 
 impl Facts {
@@ -184,6 +256,23 @@ impl Facts {
                 && table.extension.is_none()
                 && !self.choices.skip.contains(&table.oid)
         })
+    }
+
+    /// Whether anything of the user's is left behind.
+    fn is_partial(&self) -> bool {
+        !self.choices.skip.is_empty()
+    }
+
+    /// How much is moved: the database, or, where tables are left behind, the others with their indexes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let objects = &self.source.objects;
+        if !self.is_partial() {
+            return objects.database_bytes;
+        }
+        let indexes = |table: &Table| objects.index_bytes.get(&table.oid).copied().unwrap_or(0);
+        let tables: u64 = self.moved_tables().map(|table| table.bytes + indexes(table)).sum();
+        tables + objects.large_object_bytes
     }
 
     /// Tables whose changes are streamed: moved, and in the WAL.

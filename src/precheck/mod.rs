@@ -9,35 +9,57 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `options`, `connect`, `facts`, `load`, `trial` | what was chosen, and what is read or tried |
-//! | `server` | both clusters: identity, version, encoding, connections |
+//! | `options`, `connect`, `load`, `trial` | what was chosen, and what is read or tried |
+//! | `facts`, `objects`, `surroundings` | what was found |
+//! | `server`, `route`, `locale` | both clusters: identity, version, encoding, connections; the way there |
+//! | `room`, `retention` | sizes and limits |
 //! | `stream` | WAL level, slots, rights, open transactions |
 //! | `identity` | tables that cannot tell their rows apart |
 //! | `content` | what may not be read, and what the stream does not carry |
 //! | `foreign_key` | foreign keys that lead out of what is moved |
-//! | `target` | whether the target can take it |
+//! | `constraint`, `value`, `code` | what does not travel as one would think |
+//! | `target`, `extension`, `role`, `setting` | whether the target can take it |
+//! | `definition` | what the conductor tried with the definitions |
+//! | `provider`, `hint` | whose service it is, and what its knobs are called |
 //! | `table`, `report` | the table of checks; its outcome |
 
+mod code;
 mod connect;
+mod constraint;
 mod content;
+mod definition;
+mod extension;
 pub mod facts;
 mod foreign_key;
+mod hint;
 mod identity;
 mod load;
+mod locale;
+pub mod objects;
 mod options;
 mod provider;
 mod report;
+mod retention;
+mod role;
+mod room;
+mod route;
 mod server;
+mod setting;
 mod stream;
+pub mod surroundings;
 mod table;
 mod target;
 #[cfg(test)]
 mod testing;
 mod trial;
+mod value;
 
 pub use connect::explain;
 pub use load::load;
-pub use options::{CheckOptions, FullIdentity, IdentityChoice, Method, Resuming};
+pub use options::{
+    CheckChoice, CheckOptions, FullIdentity, IdentityChoice, Method, Others, Resuming, TrialRestore,
+    VersionRule,
+};
 pub use provider::Provider;
 pub use report::{Outcome, Report, Verdict};
 pub use table::{CHECKS, Check, Finding, Scope, judge};

@@ -1,4 +1,4 @@
-//! What no catalog tells for certain, tried: a publication and a replication connection.
+//! What no catalog tells for certain, tried: a publication, an extension, a replication connection.
 //!
 //! Hazard: a probe must not harm the source. A publication that names a table makes its UPDATEs fail the
 //! moment it commits (P06), so the one we try names none, waits for no lock, and is rolled back. A slot keeps
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::catalog::Capabilities;
 use crate::error::{Error, ErrorKind, Result, describe};
-use crate::pg::{Conninfo, SqlState, SystemIdentifier};
+use crate::pg::{Conninfo, Identifier, SqlState, SystemIdentifier};
 use crate::precheck::facts::Trial;
 use crate::replication;
 use crate::wire::{Connection, ConnectionSettings, Session};
@@ -33,6 +33,24 @@ pub(super) async fn try_publication(session: &Session, may: &Capabilities) -> Re
     let Err(error) = session.batch_execute(sql).await else { return Ok(Trial::Allowed) };
     let refusal = describe(&error);
     let error = Error::from_postgres("try to create a publication", error);
+    let Some(state) = error.sqlstate() else { return Err(error) };
+    session.batch_execute("ROLLBACK").await.map_err(|error| Error::from_postgres("roll back", error))?;
+    Ok(match state {
+        SqlState::LOCK_NOT_AVAILABLE => Trial::NotTried,
+        _ => Trial::Refused { message: refusal, advice: None },
+    })
+}
+
+/// Tries CREATE EXTENSION, and rolls it back (P78).
+///
+/// # Errors
+/// `Connect` if the connection broke.
+pub(super) async fn try_extension(session: &Session, name: &str) -> Result<Trial> {
+    let name = Identifier::new(name);
+    let sql = format!("BEGIN; SET LOCAL lock_timeout = '2s'; CREATE EXTENSION {name} CASCADE; ROLLBACK");
+    let Err(error) = session.batch_execute(&sql).await else { return Ok(Trial::Allowed) };
+    let refusal = describe(&error);
+    let error = Error::from_postgres("try to create an extension", error);
     let Some(state) = error.sqlstate() else { return Err(error) };
     session.batch_execute("ROLLBACK").await.map_err(|error| Error::from_postgres("roll back", error))?;
     Ok(match state {
