@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::check::{self, Workplace};
 use super::config::Options;
 use super::lock;
 use super::run::{Run, Watchers};
@@ -11,7 +12,7 @@ use super::state::{self, MigrationId, State};
 use super::tables::TableGauge;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::Conninfo;
-use crate::precheck::{self, CheckOptions, Report, Resuming, Verdict};
+use crate::precheck::{self, CheckChoice, CheckOptions, Report, Resuming, TrialRestore, Verdict};
 use crate::replication::{SourceIdentity, identify};
 use crate::schema::{self, RestoreRun};
 use crate::telemetry::Phase;
@@ -41,8 +42,18 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
     }
     let resuming = if found.is_some() { Resuming::Yes } else { Resuming::No };
     let identity_choice = options.identity.read()?;
-    let checks = CheckOptions { resuming, identity: identity_choice.clone(), ..CheckOptions::default() };
-    let report = precheck::check(&options.source, &options.target, &checks).await?;
+    let checks = CheckOptions {
+        resuming,
+        identity: identity_choice.clone(),
+        choice: match resuming {
+            Resuming::No => options.checks,
+            // What has begun to be restored is past a trial.
+            Resuming::Yes => CheckChoice { trial_restore: TrialRestore::No, ..options.checks },
+        },
+        ..CheckOptions::default()
+    };
+    let workplace = Workplace { pgbin: options.pgbin.as_deref(), work_dir: options.work_dir.as_deref() };
+    let report = precheck::judge(&check::load(&options.source, &options.target, &checks, workplace).await?);
     match &found {
         None => passed(&report)?,
         // What would keep a migration from beginning need not keep it from going on.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::catalog::TableSelector;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
-use crate::precheck;
+use crate::precheck::{self, CheckChoice};
 
 /// When a migration that has caught up ends. The copy, the builds and the first catch-up always happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -108,6 +108,8 @@ pub struct Options {
     pub ending: Ending,
     /// What to do with tables without a key.
     pub identity: IdentityChoice,
+    /// What the checks are told.
+    pub checks: CheckChoice,
     /// Where metrics are served; nowhere when not given.
     pub metrics_addr: Option<SocketAddr>,
     /// How the result is written.
@@ -149,6 +151,7 @@ impl Options {
             split_bytes: Options::SPLIT_BYTES_DEFAULT,
             ending: Ending::default(),
             identity: IdentityChoice::default(),
+            checks: CheckChoice::default(),
             metrics_addr: None,
             output: Output::default(),
             work_dir: None,

@@ -16,6 +16,7 @@ use crate::schema::{
     EventTriggers, FilterSettings, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
+use crate::wire::Session;
 
 /// The archive on local disk, for as long as the tools need it.
 pub(super) struct Definitions {
@@ -33,7 +34,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     let settings = DumpSettings {
         lock_wait_timeout: run.options.lock_timeout,
         encoding: if run.encoding == "SQL_ASCII" { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
-        toast_compression: toast_compression(run).await?,
+        toast_compression: toast_compression(&run.target).await?,
     };
     let archive = schema::dump_definitions(
         &tools,
@@ -174,9 +175,8 @@ async fn filter_settings(run: &Run) -> Result<FilterSettings> {
 }
 
 /// Keeps each column's method unless the target was built without one (P74).
-async fn toast_compression(run: &Run) -> Result<ToastCompression> {
-    let row = run
-        .target
+pub(super) async fn toast_compression(target: &Session) -> Result<ToastCompression> {
+    let row = target
         .query_opt(
             "SELECT 'lz4' = ANY (enumvals) FROM pg_catalog.pg_settings WHERE name = 'default_toast_compression'",
             &[],

@@ -16,6 +16,7 @@
 mod abandon;
 mod adopt;
 mod build;
+mod check;
 mod cleanup;
 mod config;
 mod cutover;
@@ -37,7 +38,9 @@ mod shutdown;
 pub mod state;
 mod status;
 mod tables;
+mod trial;
 
+pub use check::{Workplace, check};
 pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
@@ -51,3 +54,4 @@ pub use run::Watchers;
 pub use selection::{Selection, Wishes, select};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
 pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};
+pub use trial::SCRATCH_PREFIX;

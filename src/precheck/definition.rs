@@ -1,32 +1,33 @@
 //! What was tried with the definitions: the tools that carry them, and a restore for trial (P79, P80).
 
-use crate::precheck::facts::{Facts, Trial};
+use crate::precheck::facts::{Facts, Trial, TrialRestored};
 use crate::precheck::table::Finding;
 
 /// P79.
 pub(super) fn tools(facts: &Facts) -> Vec<Finding> {
-    refused(
-        &facts.tools,
-        "The definitions cannot be carried from this machine",
-        "Name pg_dump's directory with --pgbin",
-    )
+    match &facts.tools {
+        Trial::Allowed | Trial::NotTried => Vec::new(),
+        Trial::Refused { message, advice } => vec![
+            Finding::block(format!("The definitions cannot be carried from this machine: {message}"))
+                .fix(advice.clone().unwrap_or_else(|| "Name pg_dump's directory with --pgbin".to_owned())),
+        ],
+    }
 }
 
 /// P80: the only complete check of whether a newer server takes the definitions of an older one.
 pub(super) fn trial_restore(facts: &Facts) -> Vec<Finding> {
-    refused(
-        &facts.trial_restore,
-        "The definitions do not restore on the target",
-        "Mend or drop on the source what is named",
-    )
-}
-
-fn refused(trial: &Trial, what: &str, otherwise: &str) -> Vec<Finding> {
-    match trial {
-        Trial::Allowed | Trial::NotTried => Vec::new(),
-        Trial::Refused { message, advice } => vec![
-            Finding::block(format!("{what}: {message}"))
-                .fix(advice.clone().unwrap_or_else(|| otherwise.to_owned())),
+    match &facts.trial_restore {
+        TrialRestored::NotAsked | TrialRestored::Restored => Vec::new(),
+        TrialRestored::Failed { message, advice } => {
+            let otherwise = || "Mend or drop on the source what is named".to_owned();
+            vec![
+                Finding::block(format!("The definitions do not restore on the target: {message}"))
+                    .fix(advice.clone().unwrap_or_else(otherwise)),
+            ]
+        }
+        TrialRestored::Impossible { message } => vec![
+            Finding::unknown(format!("The definitions could not be tried on the target: {message}"))
+                .fix("Give our role CREATEDB on the target, or run without --trial-restore"),
         ],
     }
 }
@@ -41,13 +42,12 @@ mod tests {
     fn a_refusal_blocks_with_its_own_advice() {
         let mut facts = facts();
         assert_eq!((tools(&facts), trial_restore(&facts)), (vec![], vec![]));
-        let refused = |advice: Option<&str>| Trial::Refused {
-            message: "no".to_owned(),
-            advice: advice.map(str::to_owned),
-        };
-        facts.tools = refused(Some("Install it."));
-        assert_eq!(tools(&facts)[0].fix.as_deref(), Some("Install it."));
-        facts.trial_restore = refused(None);
+        let advice = Some("Install it.".to_owned());
+        facts.tools = Trial::Refused { message: "no".to_owned(), advice: advice.clone() };
+        assert_eq!(tools(&facts)[0].fix, advice);
+        facts.trial_restore = TrialRestored::Failed { message: "no".to_owned(), advice: None };
         assert_eq!(verdicts(trial_restore(&facts)), [Verdict::Block]);
+        facts.trial_restore = TrialRestored::Impossible { message: "no".to_owned() };
+        assert_eq!(verdicts(trial_restore(&facts)), [Verdict::Unknown]);
     }
 }

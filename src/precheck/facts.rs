@@ -22,7 +22,7 @@ pub struct Facts {
     /// A program found on this machine to carry definitions with, of a fitting version; tried by the conductor (P79).
     pub tools: Trial,
     /// The definitions restored into a scratch database; tried by the conductor, on request (P80).
-    pub trial_restore: Trial,
+    pub trial_restore: TrialRestored,
 }
 
 /// The operator's choices, with selectors resolved to the tables of this database.
@@ -165,6 +165,28 @@ pub enum Trial {
         message: String,
         /// What mends it, where the refusal itself tells.
         advice: Option<String>,
+    },
+}
+
+/// What came of restoring the definitions for trial (P80).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TrialRestored {
+    /// Nobody asked.
+    #[default]
+    NotAsked,
+    /// They are all there, but for what only costs a warning.
+    Restored,
+    /// Some did not arrive.
+    Failed {
+        /// Which, and what the target said.
+        message: String,
+        /// What mends it, where that shows.
+        advice: Option<String>,
+    },
+    /// There was no scratch database to try it in.
+    Impossible {
+        /// Why.
+        message: String,
     },
 }
 

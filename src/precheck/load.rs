@@ -12,7 +12,7 @@ use crate::pg::{Conninfo, QualifiedName, RelationId, SystemIdentifier};
 use crate::precheck::connect::connect;
 use crate::precheck::facts::{
     Choices, Facts, PreparedTransaction, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts,
-    Trial, Writer,
+    Trial, TrialRestored, Writer,
 };
 use crate::precheck::options::CheckOptions;
 use crate::precheck::provider::{Provider, Signs};
@@ -43,7 +43,7 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
         checks: options.choice,
         others: options.others,
     };
-    Ok(Facts { source, target, choices, tools: Trial::NotTried, trial_restore: Trial::NotTried })
+    Ok(Facts { source, target, choices, tools: Trial::NotTried, trial_restore: TrialRestored::NotAsked })
 }
 
 async fn load_source(session: &Session, conninfo: &Conninfo) -> Result<SourceFacts> {

@@ -1,7 +1,7 @@
 //! The table of checks: every one has an id that never changes, a title that is true when it passes, and
 //! a function from facts to findings.
 
-use crate::precheck::facts::{Facts, Trial};
+use crate::precheck::facts::{Facts, Trial, TrialRestored};
 use crate::precheck::options::Method;
 use crate::precheck::report::{Outcome, Report, Verdict};
 use crate::precheck::{
@@ -66,7 +66,7 @@ impl Scope {
             Scope::Replication => facts.choices.method == Method::Replication,
             Scope::SizeLimit => facts.choices.checks.total_bytes_max.is_some(),
             Scope::Tools => facts.tools != Trial::NotTried,
-            Scope::TrialRestore => facts.trial_restore != Trial::NotTried,
+            Scope::TrialRestore => facts.trial_restore != TrialRestored::NotAsked,
         }
     }
 }
@@ -305,7 +305,7 @@ mod tests {
             assert!(!ids(&facts).contains(id), "{id}");
         }
         facts.choices.checks.total_bytes_max = Some(u64::MAX);
-        (facts.tools, facts.trial_restore) = (Trial::Allowed, Trial::Allowed);
+        (facts.tools, facts.trial_restore) = (Trial::Allowed, TrialRestored::Restored);
         for id in ["source-size", "tools", "trial-restore"] {
             assert!(ids(&facts).contains(id), "{id}");
         }

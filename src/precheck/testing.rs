@@ -10,7 +10,8 @@ use crate::pg::{
     SslMode, SslNegotiation, SystemIdentifier, TargetSessionAttrs,
 };
 use crate::precheck::facts::{
-    Age, AivenExtras, Choices, Facts, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts, Trial,
+    Age, AivenExtras, Choices, Facts, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts,
+    Trial, TrialRestored,
 };
 use crate::precheck::objects::Objects;
 use crate::precheck::options::CheckChoice;
@@ -66,7 +67,7 @@ pub(super) fn facts() -> Facts {
             ..Choices::default()
         },
         tools: Trial::NotTried,
-        trial_restore: Trial::NotTried,
+        trial_restore: TrialRestored::NotAsked,
     }
 }
 
