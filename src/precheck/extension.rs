@@ -58,7 +58,7 @@ pub(super) fn rights(facts: &Facts) -> Vec<Finding> {
 fn right(facts: &Facts, name: &str, offer: &AvailableExtension) -> Option<Finding> {
     let server = &facts.target.server;
     let may = &server.may;
-    if may.is_superuser || (may.may_create_in_database && (offer.is_trusted || !offer.needs_superuser)) {
+    if may.is_superuser || (may.may_create_in_database && offer.is_trusted) {
         return None;
     }
     let refused = |why: &str| {
@@ -225,13 +225,12 @@ mod tests {
         facts
     }
 
-    fn superusers() -> AvailableExtension {
-        AvailableExtension { needs_superuser: true, ..AvailableExtension::default() }
-    }
-
     #[test]
     fn whoever_may_create_it_passes() {
-        let mut facts = with_extension("hstore", AvailableExtension { is_trusted: true, ..superusers() });
+        let mut facts = with_extension(
+            "hstore",
+            AvailableExtension { is_trusted: true, ..AvailableExtension::default() },
+        );
         assert_eq!(rights(&facts), []);
         facts.target.server.may.may_create_in_database = false;
         assert_eq!(verdicts(rights(&facts)), [Verdict::Unknown]);
@@ -241,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_try_outweighs_every_list() {
-        let mut facts = with_extension("postgis", superusers());
+        let mut facts = with_extension("postgis", AvailableExtension::default());
         set(&mut facts.target.server, &[("azure.extensions", "hstore,POSTGIS")]);
         assert_eq!(rights(&facts), []);
         let refused = Trial::Refused { message: "permission denied".to_owned(), advice: None };
@@ -259,7 +258,7 @@ mod tests {
 
     #[test]
     fn what_is_not_tried_is_left_to_the_lists() {
-        let mut facts = with_extension("pg_cron", superusers());
+        let mut facts = with_extension("pg_cron", AvailableExtension::default());
         assert!(reaches_beyond("pg_cron") && !reaches_beyond("pg_stat_statements"));
         assert_eq!(verdicts(rights(&facts)), [Verdict::Unknown]);
         for (list, expected) in [("pg_cron", vec![]), ("*", vec![]), ("hstore", vec![Verdict::Block])] {

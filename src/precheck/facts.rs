@@ -257,8 +257,6 @@ pub struct AvailableExtension {
     pub versions: Vec<String>,
     /// A role with CREATE on the database may create it (13+).
     pub is_trusted: bool,
-    /// Its control file asks for a superuser.
-    pub needs_superuser: bool,
 }
 
 /// An extension that the target has.

@@ -33,7 +33,7 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
         tokio::try_join!(connect(Side::Source, source), connect(Side::Target, target))?;
     let (source, mut target) =
         tokio::try_join!(load_source(&source_session, source), load_target(&target_session, target))?;
-    target.extension_trials = extensions::tried(&target_session, &source.extensions, &target).await?;
+    target.extension_trials = extensions::tried(&target_session, &source, &target).await?;
     let choices = Choices {
         resuming: options.resuming,
         method: options.method,

@@ -80,18 +80,20 @@ pub(super) fn wraparound(facts: &Facts) -> Vec<Finding> {
     let what = if age.xids >= age.multixacts { "transaction ids" } else { "multixact ids" };
     let message = format!("The {what} of database {} are {} million old", age.database, oldest / 1_000_000);
     let fix = format!("In database {}: VACUUM (FREEZE);", age.database);
-    match oldest {
-        ..=XIDS_FELT => Vec::new(),
-        ..=XIDS_MAX => vec![
-            Finding::warn(format!("{message}: while we copy, vacuum cannot make them younger.")).fix(fix),
-        ],
-        _ => vec![
+    if oldest > XIDS_MAX {
+        return vec![
             Finding::block(format!(
                 "{message}: a long snapshot could bring the source to the point where it takes no more writes."
             ))
             .fix(fix),
-        ],
+        ];
     }
+    if oldest > XIDS_FELT {
+        return vec![
+            Finding::warn(format!("{message}: while we copy, vacuum cannot make them younger.")).fix(fix),
+        ];
+    }
+    Vec::new()
 }
 
 #[cfg(test)]

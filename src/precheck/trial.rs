@@ -9,9 +9,9 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-use crate::catalog::Capabilities;
+use crate::catalog::{self, Capabilities};
 use crate::error::{Error, ErrorKind, Result, describe};
-use crate::pg::{Conninfo, Identifier, SqlState, SystemIdentifier};
+use crate::pg::{Conninfo, Identifier, SqlState, SystemIdentifier, quote_literal};
 use crate::precheck::facts::Trial;
 use crate::replication;
 use crate::wire::{Connection, ConnectionSettings, Session};
@@ -41,13 +41,26 @@ pub(super) async fn try_publication(session: &Session, may: &Capabilities) -> Re
     })
 }
 
-/// Tries CREATE EXTENSION, and rolls it back (P78).
+/// Tries CREATE EXTENSION in that schema, and rolls it back (P78).
 ///
 /// # Errors
 /// `Connect` if the connection broke.
-pub(super) async fn try_extension(session: &Session, name: &str) -> Result<Trial> {
-    let name = Identifier::new(name);
-    let sql = format!("BEGIN; SET LOCAL lock_timeout = '2s'; CREATE EXTENSION {name} CASCADE; ROLLBACK");
+pub(super) async fn try_extension(session: &Session, name: &str, schema: &str) -> Result<Trial> {
+    let (name, schema) = (Identifier::new(name), Identifier::new(schema));
+    let there = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = {}) AS is_there",
+        quote_literal(schema.raw())
+    );
+    let there = catalog::row(session, "look for an extension's schema", &there).await?;
+    let create_schema = match catalog::field(&there, "is_there")? {
+        true => String::new(),
+        false => format!("CREATE SCHEMA {schema};"),
+    };
+    // By way of search_path, not SCHEMA: some insist on a schema of their own.
+    let sql = format!(
+        "BEGIN; SET LOCAL lock_timeout = '2s'; {create_schema} SET LOCAL search_path = {schema}; \
+         CREATE EXTENSION {name} CASCADE; ROLLBACK"
+    );
     let Err(error) = session.batch_execute(&sql).await else { return Ok(Trial::Allowed) };
     let refusal = describe(&error);
     let error = Error::from_postgres("try to create an extension", error);

@@ -9,7 +9,9 @@ use crate::catalog::{Capabilities, field, row, rows};
 use crate::error::Result;
 use crate::pg::ServerVersion;
 use crate::precheck::extension::reaches_beyond;
-use crate::precheck::facts::{AivenExtras, AvailableExtension, InstalledExtension, TargetFacts, Trial};
+use crate::precheck::facts::{
+    AivenExtras, AvailableExtension, InstalledExtension, SourceFacts, TargetFacts, Trial,
+};
 use crate::precheck::trial::try_extension;
 use crate::wire::Session;
 
@@ -34,7 +36,6 @@ pub(super) async fn available(
             default_version: field(row, "default_version")?,
             versions: field(row, "versions")?,
             is_trusted: field(row, "is_trusted")?,
-            needs_superuser: field(row, "needs_superuser")?,
         };
         Ok((field(row, "name")?, available))
     };
@@ -44,7 +45,7 @@ pub(super) async fn available(
 /// Tries those of the source's extensions of which it is not plain that our role may create them.
 pub(super) async fn tried(
     session: &Session,
-    wanted: &[(String, String)],
+    source: &SourceFacts,
     target: &TargetFacts,
 ) -> Result<HashMap<String, Trial>> {
     let may = &target.server.may;
@@ -52,11 +53,12 @@ pub(super) async fn tried(
     if may.is_superuser || may.in_recovery {
         return Ok(trials);
     }
-    for (name, _) in wanted.iter().filter(|(name, _)| !target.installed.contains_key(name)) {
+    for (name, _) in source.extensions.iter().filter(|(name, _)| !target.installed.contains_key(name)) {
         let Some(offer) = target.extensions.get(name) else { continue };
-        let is_plain = may.may_create_in_database && (offer.is_trusted || !offer.needs_superuser);
+        let is_plain = may.may_create_in_database && offer.is_trusted;
         if !is_plain && !reaches_beyond(name) {
-            trials.insert(name.clone(), try_extension(session, name).await?);
+            let schema = source.extension_schemas.get(name).map_or("public", String::as_str);
+            trials.insert(name.clone(), try_extension(session, name, schema).await?);
         }
     }
     Ok(trials)
@@ -71,7 +73,7 @@ pub(super) async fn aiven_extras(session: &Session, may: &Capabilities) -> Resul
     if !field::<bool>(&found, "is_available")? || may.in_recovery {
         return Ok(AivenExtras::Absent);
     }
-    Ok(match try_extension(session, "aiven_extras").await? {
+    Ok(match try_extension(session, "aiven_extras", "public").await? {
         Trial::Allowed => AivenExtras::Installable,
         Trial::NotTried | Trial::Refused { .. } => AivenExtras::Absent,
     })
@@ -91,15 +93,14 @@ SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n O
        EXISTS (SELECT FROM pg_catalog.pg_available_extensions a
                WHERE a.name = 'aiven_extras' AND a.installed_version IS NULL) AS is_available";
 
-/// Trust came with 13. `superuser` is that of the version that CREATE EXTENSION takes.
+/// Trust came with 13; it is that of the version that CREATE EXTENSION takes.
 fn available_query(version: ServerVersion) -> String {
     let trusted = if version.major() >= 13 { "v.trusted" } else { "false" };
     format!(
         "
 SELECT a.name::pg_catalog.text, coalesce(a.default_version, '') AS default_version,
        coalesce(pg_catalog.array_agg(v.version) FILTER (WHERE v.version IS NOT NULL), '{{}}') AS versions,
-       coalesce(pg_catalog.bool_or({trusted}) FILTER (WHERE v.version = a.default_version), false) AS is_trusted,
-       coalesce(pg_catalog.bool_or(v.superuser) FILTER (WHERE v.version = a.default_version), true) AS needs_superuser
+       coalesce(pg_catalog.bool_or({trusted}) FILTER (WHERE v.version = a.default_version), false) AS is_trusted
 FROM pg_catalog.pg_available_extensions a
   LEFT JOIN pg_catalog.pg_available_extension_versions v ON v.name = a.name
 GROUP BY a.name, a.default_version"
