@@ -21,6 +21,7 @@ use crate::wire::Session;
 
 mod extensions;
 mod objects;
+mod query;
 mod roles;
 mod surroundings;
 

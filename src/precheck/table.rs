@@ -175,7 +175,7 @@ pub static CHECKS: &[Check] = &[
     check(
         "replica-triggers",
         "no trigger fires under the replica role",
-        Scope::Any,
+        Scope::Replication,
         constraint::replica_triggers,
     ),
     check("event-triggers", "the target gets every event trigger", Scope::Any, code::event_triggers),
