@@ -88,8 +88,8 @@ pub struct SourceFacts {
     pub extensions: Vec<(String, String)>,
     /// The schema of each extension.
     pub extension_schemas: HashMap<String, String>,
-    /// Whether publications can be made through `aiven_extras` (P05).
-    pub aiven_extras: AivenExtras,
+    /// Whether our role, which may not publish by itself, can install `aiven_extras` (P05).
+    pub aiven_extras: Installable,
     /// Roles that own objects here or hold grants on them.
     pub roles_in_use: Vec<String>,
     /// Those of them with attributes that only a superuser gives: name and attributes (P69).
@@ -115,16 +115,14 @@ pub struct Age {
     pub multixacts: u64,
 }
 
-/// A way for roles that may not publish by themselves (P05).
+/// Whether an extension that is not there can be had: tried, and rolled back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum AivenExtras {
-    /// None.
+pub enum Installable {
+    /// It is there already, or cannot.
     #[default]
-    Absent,
-    /// CREATE EXTENSION was tried, and works.
-    Installable,
-    /// Its functions may be called.
-    Callable,
+    No,
+    /// It can.
+    Yes,
 }
 
 /// The target.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::pg::{Identifier, RelationId, quote_literal};
-use crate::precheck::facts::{AivenExtras, Facts, RelationRights, Trial};
+use crate::precheck::facts::{Facts, Installable, RelationRights, Trial};
 use crate::precheck::hint::Knob;
 use crate::precheck::options::Resuming;
 use crate::precheck::table::{Finding, NAMED, listing};
@@ -140,16 +140,16 @@ pub(super) fn replication_right(facts: &Facts) -> Vec<Finding> {
 
 /// P05: CREATE on the database, and the rights of every table's owner; or an extension that has them.
 pub(super) fn publication_right(facts: &Facts) -> Vec<Finding> {
+    let may = &facts.source.server.may;
     let obstacles = publication_obstacles(facts);
     match facts.source.aiven_extras {
-        _ if obstacles.is_empty() => obstacles,
-        AivenExtras::Absent => obstacles,
-        AivenExtras::Callable => Vec::new(),
-        AivenExtras::Installable => vec![
-            Finding::warn(format!(
-                "Role {} may not publish the tables by itself; extension aiven_extras, which can be installed on the \
-                 source, lets it.",
-                facts.source.server.may.role
+        _ if obstacles.is_empty() || may.publishes_through_aiven_extras => Vec::new(),
+        Installable::No => obstacles,
+        Installable::Yes => vec![
+            Finding::block(format!(
+                "Role {} may not publish the tables by itself; extension aiven_extras, which it can install on the \
+                 source, does it for it.",
+                may.role
             ))
             .fix("CREATE EXTENSION aiven_extras CASCADE;"),
         ],
@@ -335,14 +335,15 @@ mod tests {
         facts.source.rights = vec![rights(1, "orders")];
         facts.source.rights[0].is_owned = false;
         assert_eq!(verdicts(publication_right(&facts)), [Verdict::Block]);
-        facts.source.aiven_extras = AivenExtras::Installable;
+        facts.source.aiven_extras = Installable::Yes;
         let found = publication_right(&facts);
         assert_eq!(found[0].fix.as_deref(), Some("CREATE EXTENSION aiven_extras CASCADE;"));
-        assert_eq!(verdicts(found), [Verdict::Warn]);
-        facts.source.aiven_extras = AivenExtras::Callable;
+        assert_eq!(verdicts(found), [Verdict::Block]);
+        facts.source.server.may.publishes_through_aiven_extras = true;
         assert_eq!(publication_right(&facts), []);
+        facts.source.server.may.publishes_through_aiven_extras = false;
         // Who needs no help is not told of any.
-        (facts.source.aiven_extras, facts.source.rights[0].is_owned) = (AivenExtras::Installable, true);
+        facts.source.rights[0].is_owned = true;
         assert_eq!(publication_right(&facts), []);
     }
 

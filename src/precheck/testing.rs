@@ -10,7 +10,7 @@ use crate::pg::{
     SslMode, SslNegotiation, SystemIdentifier, TargetSessionAttrs,
 };
 use crate::precheck::facts::{
-    Age, AivenExtras, Choices, Facts, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts,
+    Age, Choices, Facts, Installable, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts,
     Trial, TrialRestored,
 };
 use crate::precheck::objects::Objects;
@@ -42,7 +42,7 @@ pub(super) fn facts() -> Facts {
             writers: Vec::new(),
             extensions: Vec::new(),
             extension_schemas: HashMap::new(),
-            aiven_extras: AivenExtras::Absent,
+            aiven_extras: Installable::No,
             roles_in_use: vec!["app".to_owned()],
             exalted_roles: Vec::new(),
             reads_passwords: true,

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::pg::ServerVersion;
 use crate::precheck::extension::reaches_beyond;
 use crate::precheck::facts::{
-    AivenExtras, AvailableExtension, InstalledExtension, SourceFacts, TargetFacts, Trial,
+    AvailableExtension, Installable, InstalledExtension, SourceFacts, TargetFacts, Trial,
 };
 use crate::precheck::trial::try_extension;
 use crate::wire::Session;
@@ -64,19 +64,18 @@ pub(super) async fn tried(
     Ok(trials)
 }
 
-/// Whether publications can be made through `aiven_extras`, by a role that may not make them itself (P05).
-pub(super) async fn aiven_extras(session: &Session, may: &Capabilities) -> Result<AivenExtras> {
-    let found = row(session, "look for aiven_extras", AIVEN_EXTRAS).await?;
-    if field(&found, "is_callable")? {
-        return Ok(AivenExtras::Callable);
+/// Whether `aiven_extras` can be had, by a role that may not publish whatever it likes (P05).
+pub(super) async fn aiven_extras(session: &Session, may: &Capabilities) -> Result<Installable> {
+    if may.is_superuser || may.publishes_through_aiven_extras || may.in_recovery {
+        return Ok(Installable::No);
     }
-    // Whoever is a superuser publishes what he likes.
-    if !field::<bool>(&found, "is_available")? || may.in_recovery || may.is_superuser {
-        return Ok(AivenExtras::Absent);
+    let found = row(session, "look for aiven_extras", AIVEN_EXTRAS).await?;
+    if !field::<bool>(&found, "is_available")? {
+        return Ok(Installable::No);
     }
     Ok(match try_extension(session, "aiven_extras", "public").await? {
-        Trial::Allowed => AivenExtras::Installable,
-        Trial::NotTried | Trial::Refused { .. } => AivenExtras::Absent,
+        Trial::Allowed => Installable::Yes,
+        Trial::NotTried | Trial::Refused { .. } => Installable::No,
     })
 }
 
@@ -85,13 +84,8 @@ SELECT e.extname::pg_catalog.text, e.extversion, n.nspname::pg_catalog.text
 FROM pg_catalog.pg_extension e JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
 WHERE e.extname <> 'plpgsql' ORDER BY e.extname";
 
-/// Installed without functions that we may call is neither: it cannot be installed again.
 const AIVEN_EXTRAS: &str = "
-SELECT EXISTS (SELECT FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-               WHERE n.nspname = 'aiven_extras' AND p.proname = 'pg_create_publication'
-                 AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-                 AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) AS is_callable,
-       EXISTS (SELECT FROM pg_catalog.pg_available_extensions a
+SELECT EXISTS (SELECT FROM pg_catalog.pg_available_extensions a
                WHERE a.name = 'aiven_extras' AND a.installed_version IS NULL) AS is_available";
 
 /// Trust came with 13; it is that of the version that CREATE EXTENSION takes.

@@ -66,8 +66,17 @@ async fn attend(mut client: TcpStream, upstream_port: u16, keys: Keys) -> std::i
     let mut server = TcpStream::connect(("127.0.0.1", upstream_port)).await?;
     server.write_u32(startup_bytes).await?;
     server.write_all(&rest).await?;
-    // The server trusts everyone here, so that it alone speaks until it is ready.
-    while keys == Keys::Own {
+    if keys == Keys::Own {
+        greet(&mut client, &mut server).await?;
+    }
+    copy_bidirectional(&mut client, &mut server).await?;
+    Ok(())
+}
+
+/// Passes the answer to a login on, with another process number; the server trusts everyone, so that it alone
+/// speaks until it is ready.
+async fn greet(client: &mut TcpStream, server: &mut TcpStream) -> std::io::Result<()> {
+    loop {
         let kind = server.read_u8().await?;
         let bytes = server.read_u32().await?;
         let mut body = vec![0; bytes as usize - 4];
@@ -79,9 +88,7 @@ async fn attend(mut client: TcpStream, upstream_port: u16, keys: Keys) -> std::i
         client.write_u32(bytes).await?;
         client.write_all(&body).await?;
         if kind == b'Z' {
-            break;
+            return Ok(());
         }
     }
-    copy_bidirectional(&mut client, &mut server).await?;
-    Ok(())
 }
