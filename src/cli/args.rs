@@ -13,7 +13,7 @@ use clap::error::ErrorKind as ClapKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::misuse::Misuse;
-use super::quantity::{self, TableList};
+use super::quantity::{self, Limit, TableList};
 use crate::error::Error;
 use crate::pg::Secret;
 
@@ -126,6 +126,24 @@ pub enum MethodArg {
     Dump,
 }
 
+/// What the checks are told.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Checks")]
+pub struct Checks {
+    /// Let a target of an older version than the source pass with a warning.
+    #[arg(long)]
+    pub skip_db_version_check: bool,
+    /// The room that is left on the target's disk, which no SQL tells.
+    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
+    pub target_free_bytes: Option<u64>,
+    /// Refuse to move more than this, all databases together; tables left out do not count [default: -1, any].
+    #[arg(long, value_name = "SIZE", value_parser = quantity::limit, allow_negative_numbers = true)]
+    pub dbs_max_total_size: Option<Limit>,
+    /// Restore the definitions once for trial, into a scratch database on the target that is dropped again.
+    #[arg(long)]
+    pub trial_restore: bool,
+}
+
 /// When to end.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Ending (by default: follow until interrupted)")]
@@ -223,6 +241,12 @@ pub struct CheckArgs {
     /// What is moved.
     #[command(flatten)]
     pub filters: Filters,
+    /// The checks themselves.
+    #[command(flatten)]
+    pub checks: Checks,
+    /// Where files go.
+    #[command(flatten)]
+    pub files: Files,
     /// What is said.
     #[command(flatten)]
     pub talk: Talk,
@@ -250,6 +274,9 @@ pub struct MigrateArgs {
     /// What is moved.
     #[command(flatten)]
     pub filters: Filters,
+    /// The checks themselves.
+    #[command(flatten)]
+    pub checks: Checks,
     /// When to end.
     #[command(flatten)]
     pub ending: EndingArgs,
@@ -394,6 +421,7 @@ mod tests {
             "-s a -t b --method dump --replica-identity full --insert-only x,y --insert-only z --skip-table w \
              --stop-replication --max-replication-lag 16MB -j 3 --index-jobs 2 \
              --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h --status-interval 500ms \
+             --skip-db-version-check --target-free-bytes 1TB --dbs-max-total-size -1 --trial-restore \
              --pgbin /opt/bin --work-dir /spool --metrics-addr [::1]:9187 --json -vv --log-format json",
         );
         assert_eq!(args.servers.source, Some(Secret::new("a")));
@@ -402,6 +430,9 @@ mod tests {
         assert_eq!(args.identity.replica_identity, Some(ReplicaIdentity::Full));
         assert_eq!(args.identity.insert_only.len(), 2);
         assert_eq!(args.filters.skip_table, [TableList(vec!["w".to_owned()])]);
+        assert!(args.checks.skip_db_version_check && args.checks.trial_restore);
+        assert_eq!(args.checks.target_free_bytes, Some(1 << 40));
+        assert_eq!(args.checks.dbs_max_total_size, Some(Limit(None)));
         assert!(args.ending.stop_replication && args.ending.until.is_none());
         assert_eq!(args.ending.max_replication_lag, Some(16 << 20));
         assert_eq!(args.pace.copy_jobs.map(NonZeroUsize::get), Some(3));

@@ -3,14 +3,15 @@
 use std::str::FromStr;
 
 use super::args::{
-    Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg, MigrateArgs, ReplicaIdentity, Talk,
-    Until,
+    Checks, Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg, MigrateArgs, ReplicaIdentity,
+    Talk, Until,
 };
 use super::misuse::Misuse;
 use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
 use crate::migrate::{Ending, Full, IdentityChoice, MethodChoice, Options, Output};
 use crate::pg::Conninfo;
+use crate::precheck::{CheckChoice, TrialRestore, VersionRule};
 use crate::telemetry::{LogFormat, Verbosity};
 
 impl Command {
@@ -127,6 +128,19 @@ fn selectors<T: FromStr<Err = InvalidSelector>>(option: &str, lists: &[TableList
     names(lists).iter().map(|name| name.parse().map_err(bad)).collect()
 }
 
+impl Checks {
+    /// What the checks are told.
+    #[must_use]
+    pub fn choice(&self) -> CheckChoice {
+        CheckChoice {
+            version: if self.skip_db_version_check { VersionRule::Waived } else { VersionRule::Enforced },
+            target_free_bytes: self.target_free_bytes,
+            total_bytes_max: self.dbs_max_total_size.and_then(|limit| limit.0),
+            trial_restore: if self.trial_restore { TrialRestore::Yes } else { TrialRestore::No },
+        }
+    }
+}
+
 impl Talk {
     /// How much to say.
     #[must_use]
@@ -176,6 +190,7 @@ impl MigrateArgs {
             ending: self.ending.ending()?,
             identity: self.identity.choice(),
             filters: self.filters.choice()?,
+            checks: self.checks.choice(),
             output: self.talk.output(),
             pgbin: self.files.pgbin,
             work_dir: self.files.work_dir,
@@ -246,7 +261,9 @@ mod tests {
         let line = "--method dump --replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
                     -j 3 --index-jobs 2 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
                     --include-schema app,shop.\"X\" --exclude-schema log_* --excluded-extensions hstore \
-                    --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin --work-dir /spool --metrics-addr 0.0.0.0:1";
+                    --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin \
+                    --work-dir /spool --metrics-addr 0.0.0.0:1 \
+                    --skip-db-version-check --target-free-bytes 2GB --dbs-max-total-size 1GB --trial-restore";
         let given = options(line);
         let defaults = Options::new(conninfo("a"), conninfo("b"));
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -266,6 +283,14 @@ mod tests {
         assert_eq!(with, catalog::Filters { with_tables: wanted, ..catalog::Filters::default() });
         assert_eq!(given.identity, expected);
         assert_eq!(given.method, MethodChoice::Dump);
+        let checks = CheckChoice {
+            version: VersionRule::Waived,
+            target_free_bytes: Some(2 << 30),
+            total_bytes_max: Some(1 << 30),
+            trial_restore: TrialRestore::Yes,
+        };
+        assert_eq!(given.checks, checks);
+        assert_eq!(options("--dbs-max-total-size -1").checks, CheckChoice::default());
         assert_eq!(given.output, Output::Json);
         assert_eq!((given.copy_jobs.get(), given.index_jobs.get()), (3, 2));
         assert_ne!(given.split_bytes, defaults.split_bytes);

@@ -11,9 +11,11 @@ use super::exit::{Exit, Failure, complain};
 use super::result::{DatabaseResult, Method, MigrateResult, Status};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result, Side, describe};
-use crate::migrate::{self, Ended, Ending, MethodTaken, Outcome, Output, ShutdownSender, Watchers};
+use crate::migrate::{
+    self, Ended, Ending, MethodTaken, Outcome, Output, ShutdownSender, Watchers, Workplace,
+};
 use crate::pg::{Conninfo, Environment, Secret};
-use crate::precheck::{self, CheckOptions};
+use crate::precheck::CheckOptions;
 
 /// `pgstream check`.
 pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Result<Exit> {
@@ -24,8 +26,17 @@ pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Resul
     let identity = given.read()?;
     let filters = check.filters.choice()?;
     let watch = Watch::start(&check.talk, directives, None).await?;
-    let options = CheckOptions { identity, filters, ..CheckOptions::default() };
-    let decided = precheck::check_and_decide(&source, &target, &options, choice).await;
+    for directory in [&check.files.work_dir, &check.files.pgbin].into_iter().flatten() {
+        is_directory(directory)?;
+    }
+    let options =
+        CheckOptions { identity, filters, choice: check.checks.choice(), ..CheckOptions::default() };
+    let workplace =
+        Workplace { pgbin: check.files.pgbin.as_deref(), work_dir: check.files.work_dir.as_deref() };
+    let (sender, mut shutdown) = migrate::shutdown();
+    let listener = tokio::spawn(listen(sender));
+    let decided = shutdown.or_stop(migrate::check(&source, &target, &options, choice, workplace)).await;
+    listener.abort();
     watch.finish().await;
     let report = decided?.report;
     match output {

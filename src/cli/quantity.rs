@@ -55,6 +55,21 @@ pub(super) fn bytes(text: &str) -> Result<u64, QuantityError> {
     scaled(number, 1 << shift).ok_or(QuantityError::Size)?.try_into().map_err(|_| QuantityError::TooLarge)
 }
 
+/// A size that may be `-1`, for none: aiven-db-migrate's way of writing that there is no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limit(pub Option<u64>);
+
+/// Reads a limit.
+///
+/// # Errors
+/// As [`bytes`].
+pub(super) fn limit(text: &str) -> Result<Limit, QuantityError> {
+    match text {
+        "-1" => Ok(Limit(None)),
+        size => bytes(size).map(|bytes| Limit(Some(bytes))),
+    }
+}
+
 /// Reads a duration, to the millisecond. A bare number is seconds.
 ///
 /// # Errors

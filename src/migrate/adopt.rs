@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, Mutex};
 
+use super::check::{self, Workplace};
 use super::config::Options;
 use super::lock;
 use super::outcome::Decisive;
@@ -12,7 +13,9 @@ use super::state::{self, MigrationId, State};
 use super::tables::TableGauge;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Conninfo, Lsn, SystemIdentifier, Timeline};
-use crate::precheck::{self, CheckOptions, Decision, Method, MethodChoice, Report, Resuming, Verdict};
+use crate::precheck::{
+    self, CheckChoice, CheckOptions, Decision, Method, MethodChoice, Report, Resuming, TrialRestore, Verdict,
+};
 use crate::replication::{SourceIdentity, identify};
 use crate::schema::{self, RestoreRun};
 use crate::telemetry::Phase;
@@ -49,10 +52,16 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         resuming,
         identity: identity_choice.clone(),
         filters: options.filters.clone(),
+        choice: match resuming {
+            Resuming::No => options.checks,
+            // What has begun to be restored is past a trial.
+            Resuming::Yes => CheckChoice { trial_restore: TrialRestore::No, ..options.checks },
+        },
         ..CheckOptions::default()
     };
-    let Decision { method, against, report } =
-        precheck::check_and_decide(&options.source, &options.target, &checks, choice).await?;
+    let workplace = Workplace { pgbin: options.pgbin.as_deref(), work_dir: options.work_dir.as_deref() };
+    let facts = check::load(&options.source, &options.target, &checks, choice, workplace).await?;
+    let Decision { method, against, report } = precheck::decide(&facts, choice);
     match &found {
         None => passed(&report)?,
         // What would keep a migration from beginning need not keep it from going on.

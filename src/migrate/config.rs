@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::catalog::{Filters, TableSelector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
-use crate::precheck::{self, MethodChoice};
+use crate::precheck::{self, CheckChoice, MethodChoice};
 
 /// When a migration that has caught up ends. The copy, the builds and the first catch-up always happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -117,6 +117,8 @@ pub struct Options {
     pub identity: IdentityChoice,
     /// What is moved at all; a migration goes on with the choice that it began with.
     pub filters: Filters,
+    /// What the checks are told.
+    pub checks: CheckChoice,
     /// Where metrics are served; nowhere when not given.
     pub metrics_addr: Option<SocketAddr>,
     /// How the result is written.
@@ -160,6 +162,7 @@ impl Options {
             ending: Ending::default(),
             identity: IdentityChoice::default(),
             filters: Filters::default(),
+            checks: CheckChoice::default(),
             metrics_addr: None,
             output: Output::default(),
             work_dir: None,

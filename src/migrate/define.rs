@@ -10,7 +10,7 @@ use super::cutover::source_search_path;
 use super::extension;
 use super::run::Run;
 use super::state;
-use crate::catalog::{self, Capabilities, ReplicaRole};
+use crate::catalog::{self, Capabilities, Filters, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Identifier;
 use crate::schema::{
@@ -18,6 +18,7 @@ use crate::schema::{
     EventTriggers, FilterSettings, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
+use crate::wire::Session;
 
 /// The archive on local disk, for as long as the tools need it.
 pub(super) struct Definitions {
@@ -35,8 +36,9 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     let settings = DumpSettings {
         lock_wait_timeout: run.options.lock_timeout,
         encoding: if run.encoding == "SQL_ASCII" { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
-        toast_compression: toast_compression(run).await?,
-        without_schemas: schemas_left_out(run).await?,
+        toast_compression: toast_compression(&run.target).await?,
+        without_schemas: schemas_left_out(&run.source, &source_database(run).await?, &run.options.filters)
+            .await?,
     };
     let archive = schema::dump_definitions(
         &tools,
@@ -182,10 +184,14 @@ async fn source_database(run: &Run) -> Result<String> {
     Ok(row.get(0))
 }
 
-async fn schemas_left_out(run: &Run) -> Result<Vec<Identifier>> {
-    let database = source_database(run).await?;
-    let schemas = catalog::read_schemas(&run.source).await?;
-    let is_out = |schema: &String| run.options.filters.leaves_out_schema(&database, schema);
+/// The schemas of the source that the filters leave out.
+pub(super) async fn schemas_left_out(
+    source: &Session,
+    database: &str,
+    filters: &Filters,
+) -> Result<Vec<Identifier>> {
+    let schemas = catalog::read_schemas(source).await?;
+    let is_out = |schema: &String| filters.leaves_out_schema(database, schema);
     Ok(schemas.into_iter().filter(is_out).map(Identifier::new).collect())
 }
 
@@ -215,9 +221,8 @@ async fn filter_settings(run: &Run) -> Result<FilterSettings> {
 }
 
 /// Keeps each column's method unless the target was built without one (P74).
-async fn toast_compression(run: &Run) -> Result<ToastCompression> {
-    let row = run
-        .target
+pub(super) async fn toast_compression(target: &Session) -> Result<ToastCompression> {
+    let row = target
         .query_opt(
             "SELECT 'lz4' = ANY (enumvals) FROM pg_catalog.pg_settings WHERE name = 'default_toast_compression'",
             &[],

@@ -19,6 +19,7 @@
 mod abandon;
 mod adopt;
 mod build;
+mod check;
 mod cleanup;
 mod config;
 mod cutover;
@@ -42,8 +43,10 @@ mod shutdown;
 pub mod state;
 mod status;
 mod tables;
+mod trial;
 
 pub use crate::precheck::{Method, MethodChoice};
+pub use check::{Workplace, check};
 pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
@@ -57,3 +60,4 @@ pub use run::{MethodTaken, Watchers};
 pub use selection::{Selection, Wishes, select};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
 pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};
+pub use trial::SCRATCH_PREFIX;

@@ -6,7 +6,7 @@
 
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Conninfo, Host, Identifier, SqlState};
-use crate::wire::{Session, SessionSettings};
+use crate::wire::{Session, SessionSettings, SocketError};
 
 /// Connects for a short look. Nothing the checks run may wait for a lock for long (P26).
 ///
@@ -62,6 +62,11 @@ pub fn explain(side: Side, conninfo: &Conninfo, error: Error) -> Error {
                 (None, ErrorKind::Auth) => {
                     format!("The server asks role {user} for a proof that was not given.")
                 }
+                (None, _) if is_silent(&error) => {
+                    "Nothing comes back from there, not even a refusal: a firewall or a security group drops what we \
+                     send, or the address is wrong. If the way is only slow, raise connect_timeout."
+                        .to_owned()
+                }
                 (None, _) => "No server answers there. Check host, port and firewall, and that PostgreSQL \
                               listens on that address."
                     .to_owned(),
@@ -73,6 +78,25 @@ pub fn explain(side: Side, conninfo: &Conninfo, error: Error) -> Error {
         .hint(hint)
         .on(side)
         .because(error)
+}
+
+/// Whether an attempt ended because nobody said anything, as opposed to no.
+fn is_silent(error: &Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    std::iter::successors(Some(first), |cause| cause.source()).any(|cause| {
+        let timed_out = |error: &std::io::Error| error.kind() == std::io::ErrorKind::TimedOut;
+        match cause.downcast_ref::<SocketError>() {
+            Some(SocketError::TimedOut(_)) => true,
+            Some(SocketError::Unreachable(error) | SocketError::TlsCut(error)) => timed_out(error),
+            Some(
+                SocketError::NoSuchName(_)
+                | SocketError::TlsNotOffered
+                | SocketError::NotPostgres(_)
+                | SocketError::Tls(_),
+            )
+            | None => false,
+        }
+    })
 }
 
 /// The hosts of a connection string, for a message.
@@ -104,6 +128,14 @@ mod tests {
         assert_eq!(down.kind(), ErrorKind::Connect);
         assert!(down.advice().unwrap().contains("No server answers"));
         assert!(down.to_string().contains("the source, db.example:5432"), "{down}");
+    }
+
+    #[test]
+    fn silence_is_not_a_refusal() {
+        let silent = SocketError::TimedOut(std::time::Duration::from_secs(2));
+        let error = Error::new(ErrorKind::Connect, "connect").because(silent);
+        let told = explain(Side::Source, &conninfo(), error);
+        assert!(told.advice().unwrap().contains("not even a refusal"), "{told:?}");
     }
 
     #[test]

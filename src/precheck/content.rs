@@ -86,6 +86,21 @@ pub(super) fn large_objects(facts: &Facts) -> Vec<Finding> {
     }
 }
 
+/// P34: neither `pg_read_all_data` nor a right on any table reads them.
+pub(super) fn large_object_rights(facts: &Facts) -> Vec<Finding> {
+    let raw = &facts.source.server.may.role;
+    match facts.source.objects.unreadable_large_objects {
+        0 => Vec::new(),
+        count => vec![
+            Finding::block(format!("Role {raw} may not read {count} large objects.")).fix(format!(
+                "GRANT SELECT ON LARGE OBJECT … TO {}; for each of pg_largeobject_metadata, or membership in their \
+                 owners' roles",
+                Identifier::new(raw)
+            )),
+        ],
+    }
+}
+
 /// P35.
 pub(super) fn unlogged(facts: &Facts) -> Vec<Finding> {
     let unlogged = facts.moved_tables().filter(|table| table.persistence == Persistence::Unlogged);
@@ -193,6 +208,14 @@ mod tests {
         let found = readable(&facts);
         assert_eq!(found.len(), 1);
         assert!(found[0].fix.as_deref().unwrap().contains("ON ALL TABLES IN SCHEMA \"public\""));
+    }
+
+    #[test]
+    fn large_objects_have_rights_of_their_own() {
+        let mut facts = facts();
+        assert_eq!(large_object_rights(&facts), []);
+        facts.source.objects.unreadable_large_objects = 2;
+        assert_eq!(verdicts(large_object_rights(&facts)), [Verdict::Block]);
     }
 
     #[test]

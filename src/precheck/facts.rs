@@ -7,8 +7,10 @@ use crate::catalog::{
     Capabilities, Catalog, Configuration, Dependent, ExtensionRows, LeftBehind, Persistence, Table, TableKind,
 };
 use crate::pg::{QualifiedName, RelationId, SystemIdentifier};
-use crate::precheck::options::{FullIdentity, Method, Resuming};
+use crate::precheck::objects::Objects;
+use crate::precheck::options::{CheckChoice, FullIdentity, Method, Others, Resuming};
 use crate::precheck::provider::Provider;
+use crate::precheck::surroundings::Surroundings;
 
 /// Both ends of one database's migration, and what was chosen for it.
 #[derive(Debug, Clone)]
@@ -19,6 +21,10 @@ pub struct Facts {
     pub target: TargetFacts,
     /// The operator's choices, resolved to tables.
     pub choices: Choices,
+    /// A program found on this machine to carry definitions with, of a fitting version; tried by the conductor (P79).
+    pub tools: Trial,
+    /// The definitions restored into a scratch database; tried by the conductor, on request (P80).
+    pub trial_restore: TrialRestored,
 }
 
 /// The operator's choices, with selectors resolved to the tables of this database.
@@ -38,6 +44,10 @@ pub struct Choices {
     pub left: LeftBehind,
     /// Whether rows in extensions' configuration tables are carried (P44).
     pub extension_rows: ExtensionRows,
+    /// The checks themselves.
+    pub checks: CheckChoice,
+    /// What else the run moves.
+    pub others: Others,
 }
 
 /// What is asked of either server.
@@ -53,6 +63,8 @@ pub struct ServerFacts {
     pub system_identifier: Option<SystemIdentifier>,
     /// Whose service it is.
     pub provider: Provider,
+    /// Settings, locale, and the way there.
+    pub surroundings: Surroundings,
 }
 
 /// The source.
@@ -84,8 +96,43 @@ pub struct SourceFacts {
     pub dependents: Vec<Dependent>,
     /// What extensions keep of the user's (P44).
     pub configuration: Vec<Configuration>,
+    /// The schema of each extension.
+    pub extension_schemas: HashMap<String, String>,
+    /// Whether our role, which may not publish by itself, can install `aiven_extras` (P05).
+    pub aiven_extras: Installable,
     /// Roles that own objects here or hold grants on them.
     pub roles_in_use: Vec<String>,
+    /// Those of them with attributes that only a superuser gives: name and attributes (P69).
+    pub exalted_roles: Vec<(String, Vec<String>)>,
+    /// Whether the verifiers of passwords may be read (P68).
+    pub reads_passwords: bool,
+    /// How many of the roles in use may log in.
+    pub login_roles: u64,
+    /// The oldest transaction and multixact ids of the cluster's databases, as ages (P28).
+    pub age: Age,
+    /// What the database holds beside its tables.
+    pub objects: Objects,
+}
+
+/// How near the cluster is to the end of its transaction ids (P28).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Age {
+    /// The database with the oldest of them.
+    pub database: String,
+    /// `age(datfrozenxid)`.
+    pub xids: u64,
+    /// The greatest `mxid_age(datminmxid)`.
+    pub multixacts: u64,
+}
+
+/// Whether an extension that is not there can be had: tried, and rolled back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Installable {
+    /// It is there already, or cannot.
+    #[default]
+    No,
+    /// It can.
+    Yes,
 }
 
 /// The target.
@@ -95,6 +142,16 @@ pub struct TargetFacts {
     pub server: ServerFacts,
     /// Extensions that can be created, by name.
     pub extensions: HashMap<String, AvailableExtension>,
+    /// Extensions that are there already, by name.
+    pub installed: HashMap<String, InstalledExtension>,
+    /// CREATE EXTENSION for those of the source, tried and rolled back where it was not plain that it works.
+    pub extension_trials: HashMap<String, Trial>,
+    /// Procedural languages.
+    pub languages: HashSet<String>,
+    /// Names of collations in `pg_catalog`.
+    pub collations: HashSet<String>,
+    /// Names of settings, in lower case.
+    pub parameters: HashSet<String>,
     /// Every role.
     pub roles: HashSet<String>,
     /// How many relations of the user's are there already (P81).
@@ -116,6 +173,28 @@ pub enum Trial {
         message: String,
         /// What mends it, where the refusal itself tells.
         advice: Option<String>,
+    },
+}
+
+/// What came of restoring the definitions for trial (P80).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TrialRestored {
+    /// Nobody asked.
+    #[default]
+    NotAsked,
+    /// They are all there, but for what only costs a warning.
+    Restored,
+    /// Some did not arrive.
+    Failed {
+        /// Which, and what the target said.
+        message: String,
+        /// What mends it, where that shows.
+        advice: Option<String>,
+    },
+    /// There was no scratch database to try it in.
+    Impossible {
+        /// Why.
+        message: String,
     },
 }
 
@@ -184,6 +263,17 @@ pub struct AvailableExtension {
     pub default_version: String,
     /// What can be asked for by name.
     pub versions: Vec<String>,
+    /// A role with CREATE on the database may create it (13+).
+    pub is_trusted: bool,
+}
+
+/// An extension that the target has.
+#[derive(Debug, Clone, Default)]
+pub struct InstalledExtension {
+    /// Its version.
+    pub version: String,
+    /// Its schema.
+    pub schema: String,
 }
 
 impl Facts {
@@ -194,6 +284,23 @@ impl Facts {
                 && table.extension.is_none()
                 && !self.choices.skip.contains(&table.oid)
         })
+    }
+
+    /// Whether anything of the user's is left behind.
+    fn is_partial(&self) -> bool {
+        !self.choices.skip.is_empty()
+    }
+
+    /// How much is moved: the database, or, where tables are left behind, the others with their indexes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        let objects = &self.source.objects;
+        if !self.is_partial() {
+            return objects.database_bytes;
+        }
+        let indexes = |table: &Table| objects.index_bytes.get(&table.oid).copied().unwrap_or(0);
+        let tables: u64 = self.moved_tables().map(|table| table.bytes + indexes(table)).sum();
+        tables + objects.large_object_bytes
     }
 
     /// Tables whose changes are streamed: moved, and in the WAL.

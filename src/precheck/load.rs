@@ -11,13 +11,19 @@ use crate::error::{Error, Result, Side};
 use crate::pg::{Conninfo, QualifiedName, RelationId, SystemIdentifier};
 use crate::precheck::connect::connect;
 use crate::precheck::facts::{
-    AvailableExtension, Choices, Facts, PreparedTransaction, RelationRights, ServerFacts, SlotFacts,
-    SourceFacts, TargetFacts, Trial, Writer,
+    Choices, Facts, Installable, PreparedTransaction, RelationRights, ServerFacts, SlotFacts, SourceFacts,
+    TargetFacts, Trial, TrialRestored, Writer,
 };
 use crate::precheck::options::{CheckOptions, Method};
-use crate::precheck::provider::Provider;
+use crate::precheck::provider::{Provider, Signs};
 use crate::precheck::trial::{Slot, try_publication, try_replication};
 use crate::wire::Session;
+
+mod extensions;
+mod objects;
+mod query;
+mod roles;
+mod surroundings;
 
 /// Reads both ends.
 ///
@@ -26,8 +32,11 @@ use crate::wire::Session;
 pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) -> Result<Facts> {
     let (source_session, target_session) =
         tokio::try_join!(connect(Side::Source, source), connect(Side::Target, target))?;
-    let (source, target) =
-        tokio::try_join!(load_source(&source_session, source, options), load_target(&target_session))?;
+    let (source, mut target) = tokio::try_join!(
+        load_source(&source_session, source, options),
+        load_target(&target_session, target)
+    )?;
+    target.extension_trials = extensions::tried(&target_session, &source, &target).await?;
     let left = options.filters.resolve(&source.catalog)?;
     let choices = Choices {
         resuming: options.resuming,
@@ -37,16 +46,22 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
         skip: left.tables(),
         left,
         extension_rows: options.filters.extension_rows,
+        checks: options.choice,
+        others: options.others,
     };
-    Ok(Facts { source, target, choices })
+    Ok(Facts { source, target, choices, tools: Trial::NotTried, trial_restore: TrialRestored::NotAsked })
 }
 
 async fn load_source(session: &Session, conninfo: &Conninfo, options: &CheckOptions) -> Result<SourceFacts> {
-    let mut server = load_server(session).await?;
+    let mut server = load_server(session, conninfo).await?;
     // A dump asks for none of these rights, and leaves the source's WAL alone.
     let publication = match options.method {
         Method::Replication => try_publication(session, &server.may).await?,
         Method::Dump => Trial::NotTried,
+    };
+    let aiven_extras = match options.method {
+        Method::Replication => extensions::aiven_extras(session, &server.may).await?,
+        Method::Dump => Installable::No,
     };
     let doing = "read the source in one snapshot";
     let run = |sql| async move {
@@ -58,8 +73,11 @@ async fn load_source(session: &Session, conninfo: &Conninfo, options: &CheckOpti
     let dependents = catalog::read_dependents(session, &catalog, &left).await?;
     let configuration = catalog::read_configuration(session).await?;
     let rights = load_rights(session).await?;
-    let extensions = rows(session, "list extensions", INSTALLED_EXTENSIONS).await?;
-    let roles = rows(session, "list roles that own or hold grants", ROLES_IN_USE).await?;
+    let installed = extensions::installed(session).await?;
+    let extension_schemas =
+        installed.iter().map(|(name, there)| (name.clone(), there.schema.clone())).collect();
+    let objects = objects::load(session, &catalog, &extension_schemas).await?;
+    let roles = roles::in_use(session).await?;
     run("COMMIT").await?;
     let cluster = row(session, "read the source's WAL level and slots", CLUSTER).await?;
     let wal_level: String = field(&cluster, "wal_level")?;
@@ -88,14 +106,21 @@ async fn load_source(session: &Session, conninfo: &Conninfo, options: &CheckOpti
         rights,
         prepared: load_prepared(session).await?,
         writers: load_writers(session).await?,
-        extensions: extensions
-            .iter()
-            .map(|row| Ok((field(row, "extname")?, field(row, "extversion")?)))
-            .filter(|found| found.as_ref().map_or(true, |(name, _)| !left.extensions.contains(name)))
-            .collect::<Result<_>>()?,
+        extensions: installed
+            .into_iter()
+            .filter(|(name, _)| !left.extensions.contains(name))
+            .map(|(name, there)| (name, there.version))
+            .collect(),
+        extension_schemas,
+        aiven_extras,
         dependents,
         configuration,
-        roles_in_use: roles.iter().map(|row| field(row, "rolname")).collect::<Result<_>>()?,
+        roles_in_use: roles.names,
+        exalted_roles: roles.exalted,
+        login_roles: roles.login,
+        reads_passwords: roles.reads_passwords,
+        age: roles::age(session).await?,
+        objects,
         server,
         catalog,
     })
@@ -108,45 +133,51 @@ fn slot_to_try(server: &ServerFacts, wal_level: &str, slots: &SlotFacts) -> Slot
     if has_room && wal_level == "logical" && !server.may.in_recovery { Slot::Try } else { Slot::Spare }
 }
 
-async fn load_target(session: &Session) -> Result<TargetFacts> {
-    let server = load_server(session).await?;
-    let mut extensions: HashMap<String, AvailableExtension> = HashMap::new();
-    for row in &rows(session, "list extensions the target can create", AVAILABLE_EXTENSIONS).await? {
-        extensions.insert(
-            field(row, "name")?,
-            AvailableExtension {
-                default_version: field(row, "default_version")?,
-                versions: field(row, "versions")?,
-            },
-        );
-    }
-    let roles = rows(session, "list the target's roles", ROLES).await?;
+async fn load_target(session: &Session, conninfo: &Conninfo) -> Result<TargetFacts> {
+    let server = load_server(session, conninfo).await?;
     let relations = rows(session, "list what the target already holds", &user_relations()).await?;
     let total = relations.first().map_or(Ok(0), |row| field::<i64>(row, "total"))?;
+    let names = |sql| async move {
+        let found = rows(session, "list what the target has to offer", sql).await?;
+        found.iter().map(|row| field(row, "name")).collect::<Result<HashSet<String>>>()
+    };
     Ok(TargetFacts {
-        server,
-        extensions,
-        roles: roles.iter().map(|row| field(row, "rolname")).collect::<Result<HashSet<_>>>()?,
+        extensions: extensions::available(session, server.may.version).await?,
+        installed: extensions::installed(session).await?.into_iter().collect(),
+        extension_trials: HashMap::new(),
+        languages: names("SELECT l.lanname::pg_catalog.text AS name FROM pg_catalog.pg_language l").await?,
+        collations: names(COLLATIONS).await?,
+        parameters: names("SELECT pg_catalog.lower(s.name) AS name FROM pg_catalog.pg_settings s").await?,
+        roles: names(ROLES).await?,
         relations: total.unsigned_abs(),
         relation_examples: relations
             .iter()
             .map(|row| Ok(QualifiedName::new(field::<&str>(row, "nspname")?, field::<&str>(row, "relname")?)))
             .collect::<Result<_>>()?,
+        server,
     })
 }
 
-async fn load_server(session: &Session) -> Result<ServerFacts> {
+async fn load_server(session: &Session, conninfo: &Conninfo) -> Result<ServerFacts> {
     let may = Capabilities::probe(session).await?;
     let database = row(session, "read the database's encoding", DATABASE).await?;
-    let roles = rows(session, "list roles", ROLES).await?;
-    let roles = roles.iter().map(|row| field::<&str>(row, "rolname")).collect::<Result<Vec<_>>>()?;
     Ok(ServerFacts {
         database: field(&database, "datname")?,
         encoding: field(&database, "encoding")?,
-        may,
         system_identifier: load_system_identifier(session).await?,
-        provider: Provider::of_roles(roles.into_iter()),
+        provider: load_provider(session).await?,
+        surroundings: surroundings::load(session, conninfo, &may).await?,
+        may,
     })
+}
+
+async fn load_provider(session: &Session) -> Result<Provider> {
+    let found = rows(session, "look for signs of a service", SIGNS).await?;
+    let mut signs = Signs::default();
+    for row in &found {
+        signs.add(field(row, "kind")?, field(row, "name")?);
+    }
+    Ok(Provider::of(&signs))
 }
 
 /// The cluster's identity. Some services keep the function to themselves (P31).
@@ -222,16 +253,17 @@ const DATABASE: &str = "
 SELECT d.datname, pg_catalog.pg_encoding_to_char(d.encoding) AS encoding
 FROM pg_catalog.pg_database d WHERE d.datname = pg_catalog.current_database()";
 
-const ROLES: &str = "SELECT r.rolname FROM pg_catalog.pg_roles r";
+const ROLES: &str = "SELECT r.rolname::pg_catalog.text AS name FROM pg_catalog.pg_roles r";
 
-const INSTALLED_EXTENSIONS: &str = "SELECT e.extname, e.extversion FROM pg_catalog.pg_extension e WHERE e.extname <> 'plpgsql' ORDER BY e.extname";
+const COLLATIONS: &str = "
+SELECT o.collname::pg_catalog.text AS name FROM pg_catalog.pg_collation o
+WHERE o.collnamespace = 'pg_catalog'::pg_catalog.regnamespace";
 
-const AVAILABLE_EXTENSIONS: &str = "
-SELECT a.name, coalesce(a.default_version, '') AS default_version,
-       coalesce(pg_catalog.array_agg(v.version) FILTER (WHERE v.version IS NOT NULL), '{}') AS versions
-FROM pg_catalog.pg_available_extensions a
-  LEFT JOIN pg_catalog.pg_available_extension_versions v ON v.name = a.name
-GROUP BY a.name, a.default_version";
+/// What services put into every database of theirs.
+const SIGNS: &str = "
+SELECT 'role' AS kind, r.rolname::pg_catalog.text AS name FROM pg_catalog.pg_roles r
+UNION ALL SELECT 'schema', n.nspname::pg_catalog.text FROM pg_catalog.pg_namespace n
+UNION ALL SELECT 'function', p.proname::pg_catalog.text FROM pg_catalog.pg_proc p WHERE p.proname = 'aurora_version'";
 
 const CLUSTER: &str = "
 SELECT pg_catalog.current_setting('wal_level') AS wal_level,
@@ -255,19 +287,6 @@ FROM pg_catalog.pg_stat_activity a
 WHERE a.backend_xid IS NOT NULL AND a.pid <> pg_catalog.pg_backend_pid()
   AND (a.xact_start IS NULL OR a.xact_start < pg_catalog.clock_timestamp() - '5 seconds'::pg_catalog.interval)
 ORDER BY a.xact_start LIMIT 100";
-
-/// Roles that matter to this database's objects. The bootstrap superuser's ownership is not recorded in
-/// `pg_shdepend`; it exists on every server, under some name, and the restore maps it.
-const ROLES_IN_USE: &str = "
-SELECT DISTINCT r.rolname
-FROM pg_catalog.pg_shdepend d
-  JOIN pg_catalog.pg_roles r ON r.oid = d.refobjid
-  JOIN pg_catalog.pg_database b ON b.datname = pg_catalog.current_database()
-WHERE d.refclassid = 'pg_catalog.pg_authid'::pg_catalog.regclass AND d.deptype IN ('o', 'a', 'r')
-  AND (d.dbid = b.oid
-       OR d.classid = 'pg_catalog.pg_database'::pg_catalog.regclass AND d.objid = b.oid)
-  AND r.rolname !~ '^pg_'
-ORDER BY r.rolname";
 
 /// Tables and sequences on which a right is missing, and tables that hide rows from us.
 fn relation_rights() -> String {

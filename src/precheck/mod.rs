@@ -9,40 +9,62 @@
 //!
 //! | file | |
 //! |---|---|
-//! | `options`, `connect`, `facts`, `load`, `trial` | what was chosen, and what is read or tried |
-//! | `server` | both clusters: identity, version, encoding, connections |
+//! | `options`, `connect`, `load`, `trial` | what was chosen, and what is read or tried |
+//! | `facts`, `objects`, `surroundings` | what was found |
+//! | `server`, `route`, `locale` | both clusters: identity, version, encoding, connections; the way there |
+//! | `room`, `retention` | sizes and limits |
 //! | `stream` | WAL level, slots, rights, open transactions |
 //! | `identity` | tables that cannot tell their rows apart |
 //! | `content` | what may not be read, and what the stream does not carry |
 //! | `cut` | what needs something that is left behind |
 //! | `foreign_key` | foreign keys that lead out of what is moved |
-//! | `target` | whether the target can take it |
+//! | `constraint`, `value`, `code` | what does not travel as one would think |
+//! | `target`, `extension`, `role`, `setting` | whether the target can take it |
+//! | `definition` | what the conductor tried with the definitions |
+//! | `provider`, `hint` | whose service it is, and what its knobs are called |
 //! | `table`, `report` | the table of checks; its outcome |
 //! | `method` | replication or dump |
 
+mod code;
 mod connect;
+mod constraint;
 mod content;
 mod cut;
+mod definition;
+mod extension;
 pub mod facts;
 mod foreign_key;
+mod hint;
 mod identity;
 mod load;
+mod locale;
 mod method;
+pub mod objects;
 mod options;
 mod provider;
 mod report;
+mod retention;
+mod role;
+mod room;
+mod route;
 mod server;
+mod setting;
 mod stream;
+pub mod surroundings;
 mod table;
 mod target;
 #[cfg(test)]
 mod testing;
 mod trial;
+mod value;
 
 pub use connect::explain;
 pub use load::load;
 pub use method::{Decision, MethodChoice, decide};
-pub use options::{CheckOptions, FullIdentity, IdentityChoice, Method, Resuming};
+pub use options::{
+    CheckChoice, CheckOptions, FullIdentity, IdentityChoice, Method, Others, Resuming, TrialRestore,
+    VersionRule,
+};
 pub use provider::Provider;
 pub use report::{Outcome, Report, Verdict};
 pub use table::{CHECKS, Check, Finding, Scope, judge};
@@ -57,18 +79,4 @@ use crate::pg::Conninfo;
 /// table.
 pub async fn check(source: &Conninfo, target: &Conninfo, options: &CheckOptions) -> Result<Report> {
     Ok(judge(&load(source, target, options).await?))
-}
-
-/// [`check`], for whichever method the choice and the facts come to.
-///
-/// # Errors
-/// As [`check`].
-pub async fn check_and_decide(
-    source: &Conninfo,
-    target: &Conninfo,
-    options: &CheckOptions,
-    choice: MethodChoice,
-) -> Result<Decision> {
-    let method = if choice == MethodChoice::Dump { Method::Dump } else { Method::Replication };
-    Ok(decide(&load(source, target, &CheckOptions { method, ..options.clone() }).await?, choice))
 }

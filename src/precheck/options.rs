@@ -41,6 +41,50 @@ pub struct IdentityChoice {
     pub insert_only: Vec<TableSelector>,
 }
 
+/// Whether a target older than the source blocks (P79).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum VersionRule {
+    /// It does.
+    #[default]
+    Enforced,
+    /// `--skip-db-version-check`: it warns.
+    Waived,
+}
+
+/// Whether the definitions are restored once for trial, into a scratch database on the target (P80).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum TrialRestore {
+    /// No.
+    #[default]
+    No,
+    /// `--trial-restore`.
+    Yes,
+}
+
+/// The operator's word on the checks themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CheckChoice {
+    /// Versions.
+    pub version: VersionRule,
+    /// `--target-free-bytes`: what no SQL tells.
+    pub target_free_bytes: Option<u64>,
+    /// `--dbs-max-total-size`: all databases of the run together may not be larger.
+    pub total_bytes_max: Option<u64>,
+    /// Whether to try the definitions.
+    pub trial_restore: TrialRestore,
+}
+
+/// The other databases that the same run moves: they draw on the same slots, connections and disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Others {
+    /// How many.
+    pub databases: u32,
+    /// Their size, as [`Facts::bytes`] counts it.
+    ///
+    /// [`Facts::bytes`]: crate::precheck::facts::Facts::bytes
+    pub bytes: u64,
+}
+
 /// What the checks are told beside the two connection strings.
 #[derive(Debug, Clone, Default)]
 pub struct CheckOptions {
@@ -52,4 +96,8 @@ pub struct CheckOptions {
     pub identity: IdentityChoice,
     /// What is moved at all.
     pub filters: Filters,
+    /// The checks themselves.
+    pub choice: CheckChoice,
+    /// What else the run moves.
+    pub others: Others,
 }

@@ -2,63 +2,63 @@
 //!
 //! Hazard: a guess may be wrong, so it words a fix and decides nothing.
 
-use crate::pg::Identifier;
+use std::collections::HashSet;
 
 /// Who runs the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Provider {
     /// Nobody we know: the operator, most likely.
     SelfManaged,
-    /// Amazon RDS or Aurora.
+    /// Amazon RDS.
     Rds,
+    /// Amazon Aurora.
+    Aurora,
     /// Google Cloud SQL.
     CloudSql,
     /// Azure Database for PostgreSQL, flexible server.
     Azure,
+    /// Aiven, and those who resell it.
+    Aiven,
     /// Neon.
     Neon,
+    /// Supabase.
+    Supabase,
+    /// Heroku Postgres.
+    Heroku,
 }
 
+/// What a server holds that may tell.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signs(HashSet<(String, String)>);
+
+impl Signs {
+    /// Adds a role, a schema or a function.
+    pub(super) fn add(&mut self, kind: String, name: String) {
+        self.0.insert((kind, name));
+    }
+
+    fn has(&self, kind: &str, name: &str) -> bool {
+        self.0.contains(&(kind.to_owned(), name.to_owned()))
+    }
+}
+
+/// What each service puts into its servers. Those that run on another one's servers stand first.
+const MARKS: [(&str, &str, Provider); 8] = [
+    ("schema", "heroku_ext", Provider::Heroku),
+    ("role", "supabase_admin", Provider::Supabase),
+    ("role", "neon_superuser", Provider::Neon),
+    ("role", "avnadmin", Provider::Aiven),
+    ("function", "aurora_version", Provider::Aurora),
+    ("role", "rds_superuser", Provider::Rds),
+    ("role", "cloudsqlsuperuser", Provider::CloudSql),
+    ("role", "azure_pg_admin", Provider::Azure),
+];
+
 impl Provider {
-    /// Recognizes a service by the role that it puts in each server.
-    #[must_use]
-    pub fn of_roles<'a>(mut roles: impl Iterator<Item = &'a str>) -> Provider {
-        roles
-            .find_map(|role| match role {
-                "rds_superuser" => Some(Provider::Rds),
-                "cloudsqlsuperuser" => Some(Provider::CloudSql),
-                "azure_pg_admin" => Some(Provider::Azure),
-                "neon_superuser" => Some(Provider::Neon),
-                _ => None,
-            })
-            .unwrap_or(Provider::SelfManaged)
-    }
-
-    /// What switches logical decoding on (P01).
-    pub(super) fn logical_wal_fix(self) -> &'static str {
-        match self {
-            Provider::SelfManaged => "ALTER SYSTEM SET wal_level = 'logical'; then restart the server",
-            Provider::Rds => {
-                "Set rds.logical_replication = 1 in the instance's (Aurora: cluster's) parameter group, then reboot"
-            }
-            Provider::CloudSql => "Set the flag cloudsql.logical_decoding = on (the instance restarts)",
-            Provider::Azure => "Set the server parameter wal_level = logical, then restart",
-            Provider::Neon => "Switch logical replication on in the project's settings in the console",
-        }
-    }
-
-    /// What lets a role replicate (P04).
-    pub(super) fn replication_fix(self, role: &str) -> String {
-        let role = Identifier::new(role);
-        match self {
-            Provider::Rds => format!("GRANT rds_replication TO {role};"),
-            Provider::Neon => {
-                "Use a role made in Neon's console or API; roles made in SQL cannot replicate".to_owned()
-            }
-            Provider::SelfManaged | Provider::CloudSql | Provider::Azure => {
-                format!("ALTER ROLE {role} REPLICATION;")
-            }
-        }
+    /// Recognizes a service by what it puts into each server.
+    pub(super) fn of(signs: &Signs) -> Provider {
+        let mark = MARKS.iter().find(|(kind, name, _)| signs.has(kind, name));
+        mark.map_or(Provider::SelfManaged, |(_, _, provider)| *provider)
     }
 }
 
@@ -66,14 +66,18 @@ impl Provider {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_service_is_known_by_its_role() {
-        assert_eq!(Provider::of_roles(["app", "rds_superuser"].into_iter()), Provider::Rds);
-        assert_eq!(Provider::of_roles(["app"].into_iter()), Provider::SelfManaged);
+    fn of(found: &[(&str, &str)]) -> Provider {
+        let mut signs = Signs::default();
+        found.iter().for_each(|(kind, name)| signs.add((*kind).to_owned(), (*name).to_owned()));
+        Provider::of(&signs)
     }
 
     #[test]
-    fn rds_grants_replication_by_membership() {
-        assert_eq!(Provider::Rds.replication_fix("me"), "GRANT rds_replication TO \"me\";");
+    fn a_service_is_known_by_what_it_puts_there() {
+        assert_eq!(of(&[("role", "app"), ("role", "rds_superuser")]), Provider::Rds);
+        assert_eq!(of(&[("role", "rds_superuser"), ("function", "aurora_version")]), Provider::Aurora);
+        assert_eq!(of(&[("schema", "heroku_ext"), ("role", "rds_superuser")]), Provider::Heroku);
+        assert_eq!(of(&[("role", "avnadmin")]), Provider::Aiven);
+        assert_eq!(of(&[("role", "app"), ("schema", "rds_superuser")]), Provider::SelfManaged);
     }
 }

@@ -74,12 +74,21 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |head: &str, of: fn(&Outcome) -> &str| {
+            self.checks.iter().map(|outcome| of(outcome).chars().count()).fold(head.len(), usize::max)
+        };
+        let verdicts = width("VERDICT", |outcome| outcome.verdict.label());
+        let checks = width("CHECK", |outcome| outcome.id);
+        let databases = width("DATABASE", |outcome| &outcome.database);
+        let mut line = |[verdict, check, database, text]: [&str; 4]| {
+            writeln!(f, "{verdict:verdicts$}  {check:checks$}  {database:databases$}  {text}")
+        };
+        line(["VERDICT", "CHECK", "DATABASE", "FINDING"])?;
         for verdict in [Verdict::Block, Verdict::Unknown, Verdict::Warn, Verdict::Pass] {
             for outcome in self.with(verdict) {
-                let Outcome { id, database, message, .. } = outcome;
-                writeln!(f, "{:7} {database}: {message} [{id}]", verdict.label())?;
+                line([verdict.label(), outcome.id, &outcome.database, &outcome.message])?;
                 if let Some(fix) = &outcome.fix {
-                    writeln!(f, "        fix: {fix}")?;
+                    line(["", "", "", &format!("fix: {fix}")])?;
                 }
             }
         }
@@ -115,8 +124,11 @@ mod tests {
         let report = Report::new(vec![outcome(Verdict::Warn, "second"), outcome(Verdict::Block, "first")]);
         assert_eq!(
             report.to_string(),
-            "BLOCK   shop: first [wal-level]\n        fix: do it\n\
-             WARN    shop: second [wal-level]\n        fix: do it\n\
+            "VERDICT  CHECK      DATABASE  FINDING\n\
+             BLOCK    wal-level  shop      first\n\
+             \x20                             fix: do it\n\
+             WARN     wal-level  shop      second\n\
+             \x20                             fix: do it\n\
              1 block, 0 unknown, 1 warn, 0 pass: the migration cannot start"
         );
     }

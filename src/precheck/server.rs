@@ -2,13 +2,14 @@
 
 use crate::pg::{Identifier, ServerVersion};
 use crate::precheck::facts::{Facts, ServerFacts};
-use crate::precheck::options::Method;
+use crate::precheck::hint::Knob;
+use crate::precheck::options::{Method, VersionRule};
 use crate::precheck::table::Finding;
 
-/// Fewer connections than this cannot hold a keeper, a stream, a copy and control (P03).
+/// Fewer connections than this for each database cannot hold a keeper, a stream, a copy and control (P03).
 const CONNECTIONS_MIN: u32 = 4;
-/// With fewer than this the copy is slower than it need be.
-const CONNECTIONS_AMPLE: u32 = 10;
+/// With fewer than this beyond them the copy is slower than it need be.
+const CONNECTIONS_SPARE: u32 = 6;
 
 /// P31: host names prove nothing, two names may lead to one server.
 pub(super) fn same_database(facts: &Facts) -> Vec<Finding> {
@@ -50,13 +51,17 @@ pub(super) fn target_version(facts: &Facts) -> Vec<Finding> {
     if target.major() >= source.major() {
         return Vec::new();
     }
-    vec![
-        Finding::block(format!(
-            "The target is PostgreSQL {target}, older than the source's {source}: definitions of a newer \
-             server may not load into an older one."
-        ))
-        .fix(format!("Use a target of PostgreSQL {} or newer", source.major())),
-    ]
+    let message = format!(
+        "The target is PostgreSQL {target}, older than the source's {source}: definitions of a newer server may not \
+         load into an older one."
+    );
+    vec![match facts.choices.checks.version {
+        VersionRule::Enforced => Finding::block(message).fix(format!(
+            "Use a target of PostgreSQL {} or newer, or run with --skip-db-version-check",
+            source.major()
+        )),
+        VersionRule::Waived => Finding::warn(message),
+    }]
 }
 
 /// P24.
@@ -126,32 +131,32 @@ pub(super) fn encoding(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) fn source_connections(facts: &Facts) -> Vec<Finding> {
-    connections("source", &facts.source.server)
+    connections("source", &facts.source.server, facts.choices.others.databases)
 }
 
 pub(super) fn target_connections(facts: &Facts) -> Vec<Finding> {
-    connections("target", &facts.target.server)
+    connections("target", &facts.target.server, facts.choices.others.databases)
 }
 
 /// P03.
-fn connections(end: &str, server: &ServerFacts) -> Vec<Finding> {
+fn connections(end: &str, server: &ServerFacts, others: u32) -> Vec<Finding> {
     let left = server.may.connections;
+    let least = CONNECTIONS_MIN.saturating_mul(others.saturating_add(1));
+    let ample = least.saturating_add(CONNECTIONS_SPARE);
     let message =
         format!("The {end} has {} of {} connections left for role {}", left.free, left.max, server.may.role);
+    let raised = left.max.saturating_add(ample).to_string();
     let fix = format!(
-        "Close idle sessions, raise the CONNECTION LIMIT of the role or the database, or ALTER SYSTEM SET \
-         max_connections = {}; then restart the server",
-        left.max + CONNECTIONS_AMPLE
+        "Close idle sessions, raise the CONNECTION LIMIT of the role or the database, or: {}",
+        server.provider.hint(Knob::AtStart, &[("name", "max_connections"), ("value", &raised)])
     );
-    match left.free {
-        ..CONNECTIONS_MIN => {
-            vec![Finding::block(format!("{message}; at least {CONNECTIONS_MIN} are needed.")).fix(fix)]
-        }
-        CONNECTIONS_MIN..CONNECTIONS_AMPLE => {
-            vec![Finding::warn(format!("{message}: fewer tables will be copied side by side.")).fix(fix)]
-        }
-        CONNECTIONS_AMPLE.. => Vec::new(),
+    if left.free < least {
+        return vec![Finding::block(format!("{message}; at least {least} are needed.")).fix(fix)];
     }
+    if left.free < ample {
+        return vec![Finding::warn(format!("{message}: fewer tables will be copied side by side.")).fix(fix)];
+    }
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -187,6 +192,8 @@ mod tests {
         facts.source.server.may.version = ServerVersion::new(160_001);
         assert_eq!(source_version(&facts), []);
         assert_eq!(verdicts(target_version(&facts)), [Verdict::Block]);
+        facts.choices.checks.version = VersionRule::Waived;
+        assert_eq!(verdicts(target_version(&facts)), [Verdict::Warn]);
         facts.target.server.may.version = ServerVersion::new(160_000);
         assert_eq!(target_version(&facts), []);
     }
@@ -226,5 +233,7 @@ mod tests {
             assert_eq!(verdicts(source_connections(&facts)), expected);
             assert_eq!(verdicts(target_connections(&facts)), expected);
         }
+        facts.choices.others.databases = 2;
+        assert_eq!(verdicts(source_connections(&facts)), [Verdict::Block], "three databases want twelve");
     }
 }

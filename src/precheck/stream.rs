@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use crate::pg::{Identifier, RelationId, quote_literal};
-use crate::precheck::facts::{Facts, RelationRights, Trial};
+use crate::precheck::facts::{Facts, Installable, RelationRights, Trial};
+use crate::precheck::hint::Knob;
 use crate::precheck::options::Resuming;
 use crate::precheck::table::{Finding, NAMED, listing};
 
@@ -22,18 +23,16 @@ pub(super) fn wal_level(facts: &Facts) -> Vec<Finding> {
             "wal_level is {} on the source: without logical WAL there is no change stream.",
             source.wal_level
         ))
-        .fix(source.server.provider.logical_wal_fix()),
+        .fix(source.server.provider.hint(Knob::LogicalWal, &[])),
     ]
 }
 
-/// P02: one slot for the stream, one short-lived one for tables copied again after an interruption. A run
-/// that is resumed has its slot already.
+/// P02: one slot for each database's stream, one short-lived one for tables copied again after an interruption.
+/// A run that is resumed has its slots already.
 pub(super) fn slots(facts: &Facts) -> Vec<Finding> {
     let slots = &facts.source.slots;
-    let mut fix = format!(
-        "ALTER SYSTEM SET max_replication_slots = {}; then restart the server",
-        slots.slots_max + SPARE
-    );
+    let others = facts.choices.others.databases;
+    let mut fix = raise(facts, "max_replication_slots", slots.slots_max + others + SPARE);
     let inactive = match slots.inactive.first() {
         None => "none of them is inactive".to_owned(),
         Some((name, _)) => {
@@ -46,12 +45,22 @@ pub(super) fn slots(facts: &Facts) -> Vec<Finding> {
         }
     };
     let free = slots.slots_max.saturating_sub(slots.slots_used);
-    match (free, facts.choices.resuming) {
-        (0, Resuming::No) => vec![
-            Finding::block(format!("All {} replication slots of the source are in use; {inactive}.", slots.slots_max))
-                .fix(fix),
+    match (free.checked_sub(others), facts.choices.resuming) {
+        (None | Some(0), Resuming::No) => vec![
+            Finding::block(match (free, others) {
+                (0, _) => {
+                    format!("All {} replication slots of the source are in use; {inactive}.", slots.slots_max)
+                }
+                _ => format!(
+                    "Each of {} databases takes a replication slot, and of the source's {} only {free} are free; \
+                     {inactive}.",
+                    others.saturating_add(1),
+                    slots.slots_max
+                ),
+            })
+            .fix(fix),
         ],
-        (1, Resuming::No) | (0, Resuming::Yes) => vec![
+        (Some(1), Resuming::No) | (None | Some(0), Resuming::Yes) => vec![
             Finding::warn(format!(
                 "Of {} replication slots none is left to copy a table again after an interruption; {inactive}.",
                 slots.slots_max
@@ -65,30 +74,54 @@ pub(super) fn slots(facts: &Facts) -> Vec<Finding> {
 /// P02.
 pub(super) fn senders(facts: &Facts) -> Vec<Finding> {
     let slots = &facts.source.slots;
-    let fix =
-        format!("ALTER SYSTEM SET max_wal_senders = {}; then restart the server", slots.senders_max + SPARE);
-    match slots.senders_max.saturating_sub(slots.senders_used) {
-        0 => {
+    let others = facts.choices.others.databases;
+    let fix = raise(facts, "max_wal_senders", slots.senders_max + others + SPARE);
+    let free = slots.senders_max.saturating_sub(slots.senders_used);
+    match (free.checked_sub(others), free) {
+        (None | Some(0), 0) => {
             vec![
                 Finding::block(format!("All {} walsenders of the source are in use.", slots.senders_max))
                     .fix(fix),
             ]
         }
-        1 => vec![
+        (None | Some(0), _) => vec![
+            Finding::block(format!(
+                "Each of {} databases takes a walsender, and of the source's {} only {free} are free.",
+                others.saturating_add(1),
+                slots.senders_max
+            ))
+            .fix(fix),
+        ],
+        (Some(1), 1) => vec![
             Finding::warn(format!(
                 "One walsender of {} is free: none is left to copy a table again after an interruption.",
                 slots.senders_max
             ))
             .fix(fix),
         ],
-        _ => Vec::new(),
+        (Some(1), _) => vec![
+            Finding::warn(format!(
+                "Of {} walsenders none is left to copy a table again after an interruption.",
+                slots.senders_max
+            ))
+            .fix(fix),
+        ],
+        (Some(_), _) => Vec::new(),
     }
+}
+
+/// How a limit of the source's that needs a restart is raised.
+fn raise(facts: &Facts, name: &str, value: u32) -> String {
+    facts.source.server.provider.hint(Knob::AtStart, &[("name", name), ("value", &value.to_string())])
 }
 
 /// P04: a connection that was tried outweighs any attribute.
 pub(super) fn replication_right(facts: &Facts) -> Vec<Finding> {
     let server = &facts.source.server;
-    let fix = || server.provider.replication_fix(&server.may.role);
+    let fix = || {
+        let role = Identifier::new(&server.may.role).to_string();
+        server.provider.hint(Knob::Replication, &[("role", &role)])
+    };
     match &facts.source.replication {
         Trial::Allowed => Vec::new(),
         Trial::NotTried if server.may.may_replicate => Vec::new(),
@@ -107,10 +140,24 @@ pub(super) fn replication_right(facts: &Facts) -> Vec<Finding> {
 
 /// P05: CREATE on the database, and the rights of every table's owner; or an extension that has them.
 pub(super) fn publication_right(facts: &Facts) -> Vec<Finding> {
-    let server = &facts.source.server;
-    if server.may.publishes_through_aiven_extras {
-        return Vec::new();
+    let may = &facts.source.server.may;
+    let obstacles = publication_obstacles(facts);
+    match facts.source.aiven_extras {
+        _ if obstacles.is_empty() || may.publishes_through_aiven_extras => Vec::new(),
+        Installable::No => obstacles,
+        Installable::Yes => vec![
+            Finding::block(format!(
+                "Role {} may not publish the tables by itself; extension aiven_extras, which it can install on the \
+                 source, does it for it.",
+                may.role
+            ))
+            .fix("CREATE EXTENSION aiven_extras CASCADE;"),
+        ],
     }
+}
+
+fn publication_obstacles(facts: &Facts) -> Vec<Finding> {
+    let server = &facts.source.server;
     let role = Identifier::new(&server.may.role);
     let mut found = Vec::new();
     if !server.may.may_create_in_database {
@@ -268,6 +315,36 @@ mod tests {
         assert_eq!(verdicts(publication_right(&facts)), [Verdict::Block]);
         facts.source.server.may.may_create_in_database = false;
         assert!(publication_right(&facts)[0].fix.as_deref().unwrap().starts_with("GRANT CREATE ON DATABASE"));
+    }
+
+    #[test]
+    fn every_database_of_the_run_takes_a_slot_and_a_walsender() {
+        let mut facts = facts();
+        // Nine are free.
+        for (others, expected) in [(7, vec![]), (8, vec![Verdict::Warn]), (9, vec![Verdict::Block])] {
+            facts.choices.others.databases = others;
+            assert_eq!(verdicts(slots(&facts)), expected, "{others}");
+            assert_eq!(verdicts(senders(&facts)), expected, "{others}");
+        }
+        assert!(slots(&facts)[0].message.contains("Each of 10 databases takes a replication slot"));
+    }
+
+    #[test]
+    fn a_function_of_a_superuser_publishes_for_us() {
+        let mut facts = facts();
+        facts.source.rights = vec![rights(1, "orders")];
+        facts.source.rights[0].is_owned = false;
+        assert_eq!(verdicts(publication_right(&facts)), [Verdict::Block]);
+        facts.source.aiven_extras = Installable::Yes;
+        let found = publication_right(&facts);
+        assert_eq!(found[0].fix.as_deref(), Some("CREATE EXTENSION aiven_extras CASCADE;"));
+        assert_eq!(verdicts(found), [Verdict::Block]);
+        facts.source.server.may.publishes_through_aiven_extras = true;
+        assert_eq!(publication_right(&facts), []);
+        facts.source.server.may.publishes_through_aiven_extras = false;
+        // Who needs no help is not told of any.
+        facts.source.rights[0].is_owned = true;
+        assert_eq!(publication_right(&facts), []);
     }
 
     #[test]

@@ -117,7 +117,7 @@ pub(super) fn extensions(facts: &Facts) -> Vec<Finding> {
 }
 
 /// Compares the numbers in two extension versions; a version without numbers is older than none.
-fn is_older(one: &str, than: &str) -> bool {
+pub(super) fn is_older(one: &str, than: &str) -> bool {
     let numbers = |text: &str| -> Vec<u64> {
         text.split(|letter: char| !letter.is_ascii_digit()).filter_map(|part| part.parse().ok()).collect()
     };
@@ -203,8 +203,10 @@ mod tests {
         let mut facts = facts();
         facts.source.extensions = vec![("postgis".to_owned(), "3.10.1".to_owned())];
         assert_eq!(verdicts(extensions(&facts)), [Verdict::Block]);
-        let offer =
-            |version: &str| AvailableExtension { default_version: version.to_owned(), versions: vec![] };
+        let offer = |version: &str| AvailableExtension {
+            default_version: version.to_owned(),
+            ..AvailableExtension::default()
+        };
         facts.target.extensions.insert("postgis".to_owned(), offer("3.9"));
         assert_eq!(verdicts(extensions(&facts)), [Verdict::Warn]);
         facts.target.extensions.insert("postgis".to_owned(), offer("3.11"));

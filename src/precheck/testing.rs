@@ -10,10 +10,14 @@ use crate::pg::{
     SslMode, SslNegotiation, SystemIdentifier, TargetSessionAttrs,
 };
 use crate::precheck::facts::{
-    Choices, Facts, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts, Trial,
+    Age, Choices, Facts, Installable, RelationRights, ServerFacts, SlotFacts, SourceFacts, TargetFacts,
+    Trial, TrialRestored,
 };
+use crate::precheck::objects::Objects;
+use crate::precheck::options::CheckChoice;
 use crate::precheck::provider::Provider;
 use crate::precheck::report::Verdict;
+use crate::precheck::surroundings::Surroundings;
 use crate::precheck::table::Finding;
 
 /// Database `shop`, role `mover`, one table `public.orders` (OID 1) of owner `app`.
@@ -39,16 +43,33 @@ pub(super) fn facts() -> Facts {
             extensions: Vec::new(),
             dependents: Vec::new(),
             configuration: Vec::new(),
+            extension_schemas: HashMap::new(),
+            aiven_extras: Installable::No,
             roles_in_use: vec!["app".to_owned()],
+            exalted_roles: Vec::new(),
+            reads_passwords: true,
+            login_roles: 1,
+            age: Age::default(),
+            objects: Objects { hypertables: Some(0), ..Objects::default() },
         },
         target: TargetFacts {
             server: server(2),
             extensions: HashMap::new(),
+            installed: HashMap::new(),
+            extension_trials: HashMap::new(),
+            languages: HashSet::from(["plpgsql".to_owned()]),
+            collations: HashSet::new(),
+            parameters: HashSet::from(["work_mem".to_owned()]),
             roles: HashSet::from(["app".to_owned(), "mover".to_owned()]),
             relations: 0,
             relation_examples: Vec::new(),
         },
-        choices: Choices::default(),
+        choices: Choices {
+            checks: CheckChoice { target_free_bytes: Some(1 << 40), ..CheckChoice::default() },
+            ..Choices::default()
+        },
+        tools: Trial::NotTried,
+        trial_restore: TrialRestored::NotAsked,
     }
 }
 
@@ -73,6 +94,14 @@ fn server(system_identifier: u64) -> ServerFacts {
         },
         system_identifier: Some(SystemIdentifier::new(system_identifier)),
         provider: Provider::SelfManaged,
+        surroundings: Surroundings::default(),
+    }
+}
+
+/// Gives a server these settings.
+pub(super) fn set(server: &mut ServerFacts, settings: &[(&str, &str)]) {
+    for (name, value) in settings {
+        server.surroundings.settings.insert((*name).to_owned(), (*value).to_owned());
     }
 }
 

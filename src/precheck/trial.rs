@@ -1,4 +1,4 @@
-//! What no catalog tells for certain, tried: a publication and a replication connection.
+//! What no catalog tells for certain, tried: a publication, an extension, a replication connection.
 //!
 //! Hazard: a probe must not harm the source. A publication that names a table makes its UPDATEs fail the
 //! moment it commits (P06), so the one we try names none, waits for no lock, and is rolled back. A slot keeps
@@ -9,9 +9,9 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
-use crate::catalog::Capabilities;
+use crate::catalog::{self, Capabilities};
 use crate::error::{Error, ErrorKind, Result, describe};
-use crate::pg::{Conninfo, SqlState, SystemIdentifier};
+use crate::pg::{Conninfo, Identifier, SqlState, SystemIdentifier, quote_literal};
 use crate::precheck::facts::Trial;
 use crate::replication;
 use crate::wire::{Connection, ConnectionSettings, Session};
@@ -33,6 +33,37 @@ pub(super) async fn try_publication(session: &Session, may: &Capabilities) -> Re
     let Err(error) = session.batch_execute(sql).await else { return Ok(Trial::Allowed) };
     let refusal = describe(&error);
     let error = Error::from_postgres("try to create a publication", error);
+    let Some(state) = error.sqlstate() else { return Err(error) };
+    session.batch_execute("ROLLBACK").await.map_err(|error| Error::from_postgres("roll back", error))?;
+    Ok(match state {
+        SqlState::LOCK_NOT_AVAILABLE => Trial::NotTried,
+        _ => Trial::Refused { message: refusal, advice: None },
+    })
+}
+
+/// Tries CREATE EXTENSION in that schema, and rolls it back (P78).
+///
+/// # Errors
+/// `Connect` if the connection broke.
+pub(super) async fn try_extension(session: &Session, name: &str, schema: &str) -> Result<Trial> {
+    let (name, schema) = (Identifier::new(name), Identifier::new(schema));
+    let there = format!(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = {}) AS is_there",
+        quote_literal(schema.raw())
+    );
+    let there = catalog::row(session, "look for an extension's schema", &there).await?;
+    let create_schema = match catalog::field(&there, "is_there")? {
+        true => String::new(),
+        false => format!("CREATE SCHEMA {schema};"),
+    };
+    // By way of search_path, not SCHEMA: some insist on a schema of their own.
+    let sql = format!(
+        "BEGIN; SET LOCAL lock_timeout = '2s'; {create_schema} SET LOCAL search_path = {schema}; \
+         CREATE EXTENSION {name} CASCADE; ROLLBACK"
+    );
+    let Err(error) = session.batch_execute(&sql).await else { return Ok(Trial::Allowed) };
+    let refusal = describe(&error);
+    let error = Error::from_postgres("try to create an extension", error);
     let Some(state) = error.sqlstate() else { return Err(error) };
     session.batch_execute("ROLLBACK").await.map_err(|error| Error::from_postgres("roll back", error))?;
     Ok(match state {

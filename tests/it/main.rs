@@ -21,6 +21,9 @@ mod migrate;
 mod migrate_change;
 mod migrate_choice;
 mod precheck;
+mod precheck_objects;
+mod precheck_server;
+mod precheck_trial;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;

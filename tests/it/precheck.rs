@@ -1,9 +1,11 @@
 //! Each check speaks up on a real server when something is wrong, and is quiet when its own fix was applied.
 
+use std::time::Duration;
+
 use pgstream::demo::{Cluster, ClusterOptions};
 use pgstream::error::{ErrorKind, describe};
-use pgstream::pg::{Conninfo, SslMode};
-use pgstream::precheck::{CHECKS, CheckOptions, Method, Outcome, Report, Verdict, check};
+use pgstream::pg::{Conninfo, HostName, SslMode};
+use pgstream::precheck::{CHECKS, CheckChoice, CheckOptions, Method, Outcome, Report, Verdict, check};
 use pgstream::wire::{Connection, ConnectionSettings};
 
 use crate::support::pooler::Pooler;
@@ -19,34 +21,36 @@ const OF_THE_CLUSTER: [&str; 6] = [
     "long-writers",
 ];
 
-fn conninfo(side: &Side) -> Conninfo {
+pub(crate) fn conninfo(side: &Side) -> Conninfo {
     side.cluster.conninfo(&side.dbname)
 }
 
-fn as_role(side: &Side, user: &str) -> Conninfo {
+pub(crate) fn as_role(side: &Side, user: &str) -> Conninfo {
     Conninfo { user: user.to_owned(), ..conninfo(side) }
 }
 
-async fn judged(source: &Conninfo, target: &Conninfo) -> Report {
-    check(source, target, &CheckOptions::default())
+pub(crate) async fn judged(source: &Conninfo, target: &Conninfo) -> Report {
+    // No SQL tells how much room a disk has.
+    let choice = CheckChoice { target_free_bytes: Some(1 << 50), ..CheckChoice::default() };
+    check(source, target, &CheckOptions { choice, ..CheckOptions::default() })
         .await
         .unwrap_or_else(|error| panic!("{}", describe(&error)))
 }
 
 impl Scenario {
-    async fn judged(&self) -> Report {
+    pub(crate) async fn judged(&self) -> Report {
         judged(&conninfo(&self.source), &conninfo(&self.target)).await
     }
 }
 
 /// What a check found wrong.
-fn findings<'a>(report: &'a Report, id: &str) -> Vec<&'a Outcome> {
+pub(crate) fn findings<'a>(report: &'a Report, id: &str) -> Vec<&'a Outcome> {
     assert!(CHECKS.iter().any(|check| check.id == id), "there is no check {id}");
     report.checks.iter().filter(|outcome| outcome.id == id && outcome.verdict != Verdict::Pass).collect()
 }
 
 /// The one thing that a check found, with that verdict and those words.
-fn only<'a>(report: &'a Report, id: &str, verdict: Verdict, words: &str) -> &'a Outcome {
+pub(crate) fn only<'a>(report: &'a Report, id: &str, verdict: Verdict, words: &str) -> &'a Outcome {
     let found = findings(report, id);
     let [one] = found.as_slice() else { panic!("{id}: {found:#?}") };
     assert_eq!(one.verdict, verdict, "{one:?}");
@@ -54,12 +58,12 @@ fn only<'a>(report: &'a Report, id: &str, verdict: Verdict, words: &str) -> &'a 
     one
 }
 
-fn passes(report: &Report, id: &str) {
+pub(crate) fn passes(report: &Report, id: &str) {
     let found = findings(report, id);
     assert!(found.is_empty(), "{found:#?}");
 }
 
-fn fix(outcome: &Outcome) -> &str {
+pub(crate) fn fix(outcome: &Outcome) -> &str {
     outcome.fix.as_deref().unwrap_or_else(|| panic!("no fix: {outcome:?}"))
 }
 
@@ -166,7 +170,7 @@ async fn a_database_is_not_copied_onto_itself_under_any_name() {
     source.execute(names).await;
     let by_address = conninfo(source);
     let mut by_name = by_address.clone();
-    by_name.hosts[0].name = pgstream::pg::HostName::Tcp("localhost".to_owned());
+    by_name.hosts[0].name = HostName::Tcp("localhost".to_owned());
     by_name.hosts[0].hostaddr = Some(std::net::Ipv4Addr::LOCALHOST.into());
     only(&judged(&by_address, &by_name).await, "same-database", Verdict::Block, "onto itself");
     // The server keeps its identity from that role, and tells it to a walsender.
@@ -269,12 +273,21 @@ async fn a_source_that_cannot_stream_is_told_and_one_out_of_reach_is_an_error() 
     source.execute("CREATE ROLE asked LOGIN PASSWORD 'secret'; CREATE ROLE unlisted LOGIN").await;
     let mut down = conninfo(source);
     down.hosts[0].port = 1;
+    let mute = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut silent = Conninfo { connect_timeout: Some(Duration::from_secs(2)), ..conninfo(source) };
+    silent.hosts[0].port = mute.local_addr().unwrap().port();
+    let mut nameless = conninfo(source);
+    nameless.hosts[0].name = HostName::Tcp("nowhere.invalid".to_owned());
+    nameless.hosts[0].hostaddr = None;
     let out_of_reach = [
         (as_role(source, "asked"), ErrorKind::Auth, "passfile"),
         (as_role(source, "unlisted"), ErrorKind::Auth, "pg_hba.conf"),
         (as_role(source, "nobody"), ErrorKind::Auth, "role nobody"),
         (conninfo(source).with_database("nowhere"), ErrorKind::Auth, "CREATE DATABASE \"nowhere\""),
         (down, ErrorKind::Connect, "No server answers"),
+        (silent, ErrorKind::Connect, "not even a refusal"),
+        (nameless, ErrorKind::Connect, "spelling"),
+        (Conninfo { sslmode: SslMode::Require, ..conninfo(source) }, ErrorKind::Auth, "sslmode=disable"),
     ];
     for (source, kind, advice) in out_of_reach {
         let error = check(&source, &conninfo(&scenario.target), &CheckOptions::default()).await.unwrap_err();
@@ -293,7 +306,20 @@ async fn a_pooler_that_refuses_replication_is_named() {
     let report = judged(&pooled, &conninfo(&scenario.target)).await;
     let found = only(&report, "replication-right", Verdict::Block, "unsupported startup parameter");
     assert!(fix(found).contains("pooler") && fix(found).contains("own address"), "{found:?}");
+    passes(&report, "pooler");
     passes(&scenario.judged().await, "replication-right");
+}
+
+#[tokio::test]
+async fn a_pooler_that_names_processes_of_its_own_is_seen() {
+    let scenario = Scenario::shared("masked").await;
+    let pooler = Pooler::start_masked(scenario.target.cluster.port()).await;
+    let mut pooled = Conninfo { sslmode: SslMode::Disable, ..conninfo(&scenario.target) };
+    pooled.hosts[0].port = pooler.port();
+    let report = judged(&conninfo(&scenario.source), &pooled).await;
+    let found = only(&report, "pooler", Verdict::Warn, "before the target");
+    assert!(fix(found).contains("its own host and port"), "{found:?}");
+    passes(&scenario.judged().await, "pooler");
 }
 
 #[tokio::test]
