@@ -17,6 +17,8 @@ mod migrate;
 mod migrate_change;
 mod migrate_choice;
 mod precheck;
+mod rights;
+mod roles;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;
