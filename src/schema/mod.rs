@@ -29,6 +29,7 @@ mod entry;
 mod environment;
 mod filter;
 mod judge;
+mod owner;
 mod plan;
 mod privilege;
 mod process;
@@ -47,6 +48,7 @@ pub use database::{
 pub use dump::{Archive, DumpEncoding, DumpSettings, ToastCompression, dump_definitions};
 pub use entry::{Definition, DumpId, Entry, Section};
 pub use judge::{RestoreFailure, RestoreRun, RestoreWarning, RestoreWarningKind};
+pub use owner::settle_owners;
 pub use plan::{Build, BuildForm, BuildKind, EventTriggers, FilterSettings, Plan, Schema, Skipped};
 pub use privilege::restore_privileges;
 pub use restore::{RestoreSettings, Restored, restore};

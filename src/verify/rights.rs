@@ -7,7 +7,7 @@
 //!
 //! Everything is asked anew, in one query per kind of object, whatever their number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::error::{Error, Result, Side};
 use crate::wire::Session;
@@ -35,13 +35,24 @@ pub async fn compare_rights(source: &Session, target: &Session) -> Result<Vec<St
 
 fn differences(source: &BTreeMap<String, Access>, target: &BTreeMap<String, Access>) -> Vec<String> {
     let mut found = Vec::new();
-    for (object, source) in source {
-        let Some(target) = target.get(object) else {
-            // What was granted for objects to come, and large objects counted by their rights, are no objects.
-            if is_a_grant_itself(object) {
-                found.push(format!("{object}: on the source only ({})", source.deviations.join(", ")));
+    let objects: BTreeSet<&String> = source.keys().chain(target.keys()).collect();
+    for object in objects {
+        let (source, target) = match (source.get(object), target.get(object)) {
+            (Some(source), Some(target)) => (source.clone(), target.clone()),
+            // Only those that differ have an entry, or the entry is what differs.
+            (Some(source), None) if source.is_entered_for_its_rights() => {
+                (source.clone(), source.untouched())
             }
-            continue;
+            (None, Some(target)) if target.is_entered_for_its_rights() => {
+                (target.untouched(), target.clone())
+            }
+            (only, _) => {
+                if object.starts_with(LARGE_OBJECTS) {
+                    let side = if only.is_some() { Side::Source } else { Side::Target };
+                    found.push(format!("{object}: on the {side} only"));
+                }
+                continue;
+            }
         };
         if source.owner != target.owner {
             found.push(format!("{object}: owned by {} on the target, not by {}", target.owner, source.owner));
@@ -57,19 +68,26 @@ fn differences(source: &BTreeMap<String, Access>, target: &BTreeMap<String, Acce
             }
         }
     }
-    for (object, target) in target.iter().filter(|(object, _)| !source.contains_key(*object)) {
-        if is_a_grant_itself(object) {
-            found.push(format!("{object}: on the target only ({})", target.deviations.join(", ")));
-        }
-    }
     found
 }
 
-fn is_a_grant_itself(object: &str) -> bool {
-    object.starts_with(DEFAULT_PRIVILEGES) || object.starts_with(LARGE_OBJECTS)
+impl Access {
+    /// Whether an object without deviations would have no entry.
+    fn is_entered_for_its_rights(&self) -> bool {
+        [SYSTEM, OF_ITS_TABLE, BY_DEFAULT].contains(&self.owner.as_str())
+    }
+
+    /// As if nobody had granted nor revoked anything.
+    fn untouched(&self) -> Access {
+        Access { owner: self.owner.clone(), deviations: Vec::new() }
+    }
 }
 
-const DEFAULT_PRIVILEGES: &str = "default privileges";
+/// What stands for the owner of an object whose owner is not to be compared.
+const SYSTEM: &str = "the system";
+const OF_ITS_TABLE: &str = "that of its table";
+const BY_DEFAULT: &str = "whoever comes";
+
 const LARGE_OBJECTS: &str = "large objects";
 
 async fn load(session: &Session) -> Result<BTreeMap<String, Access>> {
@@ -105,6 +123,8 @@ struct Kind {
 
 /// What an object is called.
 enum Name {
+    /// Nothing: there is only one.
+    Only,
     /// A column's value.
     Plain(&'static str),
     /// A column's value, within the schema that another column gives.
@@ -168,7 +188,7 @@ const KINDS: [Kind; 16] = [
     Kind {
         only: "o.datname = pg_catalog.current_database()",
         // Under whatever name each of the two has: the pair is one database.
-        ..kind("'the database'", "pg_database", Name::Plain("''::text"), "o.datdba", "o.datacl", "'d'")
+        ..kind("'the database'", "pg_database", Name::Only, "o.datdba", "o.datacl", "'d'")
     },
     bare("'collation'", "pg_collation", Name::InSchema("o.collname", "o.collnamespace"), "o.collowner"),
     bare("'conversion'", "pg_conversion", Name::InSchema("o.conname", "o.connamespace"), "o.conowner"),
@@ -228,14 +248,17 @@ impl Kind {
     fn query(&self) -> String {
         let Kind { label, catalog, owner, acl, default, initial, only, .. } = self;
         let (name, namespace) = match &self.name {
-            Name::Plain(name) => (format!("pg_catalog.quote_ident({name})"), None),
+            Name::Only => ("''".to_owned(), None),
+            Name::Plain(name) => (format!("' ' || pg_catalog.quote_ident({name})"), None),
             Name::InSchema(name, namespace) => (
                 format!(
-                    "pg_catalog.concat(pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident({name}))"
+                    "pg_catalog.concat(' ', pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident({name}))"
                 ),
                 Some(namespace),
             ),
-            Name::Signature(registered, namespace) => (format!("o.oid::{registered}::text"), Some(namespace)),
+            Name::Signature(registered, namespace) => {
+                (format!("' ' || o.oid::{registered}::text"), Some(namespace))
+            }
         };
         let (join, in_schema, is_system) = match namespace {
             Some(namespace) => (
@@ -252,8 +275,8 @@ impl Kind {
         format!(
             "
 SELECT * FROM (
-  SELECT pg_catalog.concat({label}, ' ', {name}) AS object,
-         CASE WHEN m.objid IS NOT NULL OR {is_system} THEN 'the system' ELSE {owner} END AS owner,
+  SELECT pg_catalog.concat({label}, {name}) AS object,
+         CASE WHEN m.objid IS NOT NULL OR {is_system} THEN '{SYSTEM}' ELSE {owner} END AS owner,
          {deviations} AS deviations
   FROM pg_catalog.{catalog} o {join}
     LEFT JOIN pg_catalog.pg_init_privs i ON i.classoid = o.tableoid AND i.objoid = o.oid AND i.objsubid = 0
@@ -261,7 +284,7 @@ SELECT * FROM (
       ON m.classid = o.tableoid AND m.objid = o.oid AND m.deptype = 'e'
      AND m.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
   WHERE {only} AND {in_schema}
-) a WHERE a.owner <> 'the system' OR a.deviations <> '{{}}'"
+) a WHERE a.owner <> '{SYSTEM}' OR a.deviations <> '{{}}'"
         )
     }
 }
@@ -274,13 +297,13 @@ fn columns() -> String {
         "
 SELECT pg_catalog.concat('column ', pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(c.relname), '.',
                          pg_catalog.quote_ident(a.attname)) AS object,
-       'that of its table'::text AS owner, {deviations} AS deviations
+       '{OF_ITS_TABLE}'::text AS owner, {deviations} AS deviations
 FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
   LEFT JOIN pg_catalog.pg_init_privs i
     ON i.classoid = 'pg_catalog.pg_class'::pg_catalog.regclass AND i.objoid = c.oid AND i.objsubid = a.attnum
-WHERE NOT a.attisdropped AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
+WHERE a.attacl IS NOT NULL AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'f', 'v', 'm')
   AND n.nspname !~ '^pg_(toast|temp)' AND n.nspname <> 'pgstream'"
     )
 }
@@ -291,17 +314,17 @@ fn default_privileges() -> String {
         "d.defaclacl",
         "CASE WHEN d.defaclnamespace = 0
               THEN pg_catalog.acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)
-              ELSE '{}' END",
+              END",
         "d.defaclrole",
     );
     format!(
         "
-SELECT pg_catalog.concat('{DEFAULT_PRIVILEGES} of ', {role}, ' for ',
+SELECT pg_catalog.concat('default privileges of ', {role}, ' for ',
          CASE d.defaclobjtype WHEN 'r' THEN 'tables' WHEN 'S' THEN 'sequences' WHEN 'f' THEN 'functions'
               WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' WHEN 'L' THEN 'large objects'
               ELSE d.defaclobjtype::text END,
          CASE WHEN n.oid IS NOT NULL THEN pg_catalog.concat(' in schema ', pg_catalog.quote_ident(n.nspname)) END) AS object,
-       {role} AS owner, {deviations} AS deviations
+       '{BY_DEFAULT}'::text AS owner, {deviations} AS deviations
 FROM pg_catalog.pg_default_acl d LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace",
         role = role_name("d.defaclrole", "0"),
     )
@@ -385,11 +408,11 @@ mod tests {
     fn objects_of_one_side_are_no_difference_of_rights_but_grants_for_objects_to_come_are() {
         let source = of(&[
             ("table a.b", access("app", &["+bob SELECT"])),
-            ("default privileges of app for tables", access("app", &["+bob SELECT"])),
+            ("default privileges of app for tables", access(BY_DEFAULT, &["+bob SELECT"])),
         ]);
         assert_eq!(
             differences(&source, &of(&[])),
-            ["default privileges of app for tables: on the source only (+bob SELECT)"]
+            ["default privileges of app for tables: +bob SELECT on the source only"]
         );
         assert_eq!(differences(&of(&[]), &source).len(), 1);
     }

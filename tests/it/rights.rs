@@ -198,7 +198,7 @@ async fn a_difference_of_rights_is_seen_and_equality_is_quiet() {
     };
     assert_eq!(compare().await, Vec::<String>::new());
     for (change, expected) in [
-        ("ALTER TABLE app.t OWNER TO app", "table app.t: owned by app on the target, not by \"owner\""),
+        ("ALTER TABLE app.t OWNER TO app", "table app.t: owned by app on the target, not by owner"),
         (
             "GRANT EXECUTE ON FUNCTION app.f(int) TO PUBLIC",
             "function app.f(integer): -PUBLIC EXECUTE on the source only",
@@ -215,15 +215,15 @@ async fn a_difference_of_rights_is_seen_and_equality_is_quiet() {
         ("GRANT CREATE ON SCHEMA public TO PUBLIC", "schema public: +PUBLIC CREATE on the target only"),
         (
             "ALTER DEFAULT PRIVILEGES FOR ROLE owner IN SCHEMA app GRANT INSERT ON TABLES TO reader",
-            "default privileges of \"owner\" for tables in schema app: +reader INSERT on the target only",
+            "default privileges of owner for tables in schema app: +reader INSERT on the target only",
         ),
         (
             "GRANT EXECUTE ON FUNCTION pg_catalog.pg_sleep(double precision) TO PUBLIC",
-            "function pg_sleep(double precision): on the source only (-PUBLIC EXECUTE)",
+            "function pg_sleep(double precision): -PUBLIC EXECUTE on the source only",
         ),
         (
             "GRANT UPDATE ON LARGE OBJECT 4711 TO reader",
-            "large objects of \"owner\" with +reader SELECT, +reader UPDATE: 1",
+            "large objects of owner with +reader SELECT, +reader UPDATE: 1",
         ),
         ("ALTER DATABASE it_0_compare OWNER TO app", "the database: owned by app on the target"),
     ] {

@@ -102,3 +102,79 @@ fn shown(right: &DatabaseRight) -> &str {
 fn quoted(right: &DatabaseRight) -> String {
     right.grantee.as_ref().map_or_else(|| "PUBLIC".to_owned(), |name| Identifier::new(name).to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::definition;
+    use super::*;
+
+    fn right(grantor: &str, grantee: Option<&str>, privilege: &str) -> DatabaseRight {
+        DatabaseRight {
+            grantor: grantor.to_owned(),
+            grantee: grantee.map(str::to_owned),
+            privilege: privilege.to_owned(),
+            grantable: false,
+        }
+    }
+
+    /// As the server makes it.
+    fn untouched(owner: &str) -> DatabaseDefinition {
+        let rights = vec![
+            right(owner, None, "TEMPORARY"),
+            right(owner, None, "CONNECT"),
+            right(owner, Some(owner), "CREATE"),
+            right(owner, Some(owner), "CONNECT"),
+            right(owner, Some(owner), "TEMPORARY"),
+        ];
+        DatabaseDefinition { owner: owner.to_owned(), rights, ..definition() }
+    }
+
+    fn statements(plan: &AccessPlan) -> Vec<&str> {
+        plan.steps.iter().map(|(_, sql)| sql.as_str()).collect()
+    }
+
+    fn roles(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_was_granted_and_revoked_is_done_again() {
+        let (mut source, target) = (untouched("app"), untouched("me"));
+        source.rights_kind = RightsKind::Explicit;
+        source.rights.retain(|right| right.grantee.is_some());
+        source.rights.push(DatabaseRight { grantable: true, ..right("app", Some("b"), "CONNECT") });
+        source.rights.insert(0, right("b", Some("c"), "CONNECT"));
+        let plan = plan_access(&source, &target, &roles(&["me", "b", "c"]));
+        assert_eq!(
+            statements(&plan),
+            [
+                "REVOKE TEMPORARY ON DATABASE \"d\" FROM PUBLIC",
+                "REVOKE CONNECT ON DATABASE \"d\" FROM PUBLIC",
+                "GRANT CONNECT ON DATABASE \"d\" TO \"b\" WITH GRANT OPTION",
+                "SET LOCAL ROLE \"b\"; GRANT CONNECT ON DATABASE \"d\" TO \"c\"; RESET ROLE",
+            ]
+        );
+        assert_eq!(plan.warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_role_that_is_not_there_is_named() {
+        let (mut source, target) = (untouched("app"), untouched("app"));
+        source.rights.push(right("app", Some("gone"), "CONNECT"));
+        let plan = plan_access(&source, &target, &roles(&["app"]));
+        assert_eq!(
+            (plan.steps, plan.warnings),
+            (vec![], vec!["gone, which has CONNECT on it, is not on the target".to_owned()])
+        );
+    }
+
+    #[test]
+    fn what_somebody_has_closed_stays_closed() {
+        let (source, mut target) = (untouched("app"), untouched("app"));
+        target.rights_kind = RightsKind::Explicit;
+        target.rights.retain(|right| right.grantee.is_some());
+        target.rights.push(right("app", Some("guest"), "CONNECT"));
+        let plan = plan_access(&source, &target, &roles(&["app", "guest"]));
+        assert_eq!((plan.steps.len(), plan.warnings.len()), (0, 3), "{:?}", plan.warnings);
+    }
+}

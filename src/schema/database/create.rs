@@ -239,37 +239,8 @@ fn explain(error: Error, definition: &DatabaseDefinition, name: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::super::RightsKind;
+    use super::super::testing::{definition, libc};
     use super::*;
-
-    fn libc(locale: &str) -> DatabaseLocale {
-        DatabaseLocale {
-            provider: LocaleProvider::Libc,
-            collate: locale.to_owned(),
-            ctype: locale.to_owned(),
-            name: None,
-            rules: None,
-        }
-    }
-
-    fn definition() -> DatabaseDefinition {
-        DatabaseDefinition {
-            name: "My \"odd\"-db".to_owned(),
-            owner: "app".to_owned(),
-            bootstrap: "postgres".to_owned(),
-            encoding: "UTF8".to_owned(),
-            locale: libc("de_DE.UTF-8"),
-            tablespace: "pg_default".to_owned(),
-            allow_connections: true,
-            is_template: false,
-            connection_limit: -1,
-            comment: None,
-            rights: Vec::new(),
-            rights_kind: RightsKind::Default,
-            settings: Vec::new(),
-            labels: Vec::new(),
-        }
-    }
 
     #[test]
     fn says_the_provider_only_to_servers_that_have_one() {
@@ -302,8 +273,8 @@ mod tests {
 
     #[test]
     fn one_locale_in_two_spellings_is_one() {
-        let (source, mut target) = (definition(), definition());
-        target.locale = libc("de_DE.utf8");
+        let (mut source, mut target) = (definition(), definition());
+        (source.locale, target.locale) = (libc("de_DE.UTF-8"), libc("de_DE.utf8"));
         assert!(mismatches(&source, &target).is_empty());
         target.locale = libc("C");
         target.encoding = "LATIN1".to_owned();

@@ -10,6 +10,8 @@ mod access;
 mod create;
 mod load;
 mod property;
+#[cfg(test)]
+mod testing;
 
 pub use create::{CreatedDatabase, Creation, create_database};
 pub use load::read_databases;

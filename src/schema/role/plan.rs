@@ -230,7 +230,7 @@ impl Planner<'_> {
                 None
             }
             (Fate::There, Fate::Created) if self.would_rise(&from.role, &role) => {
-                let note = format!("not made a member of {role}, which is a superuser on the target only");
+                let note = format!("not made a member of {role}, which may do more on the target");
                 self.note(&from.member, note);
                 None
             }
@@ -241,10 +241,11 @@ impl Planner<'_> {
 
     /// Whether members of a role would get rights on the target that they lack on the source.
     fn would_rise(&self, source: &str, target: &str) -> bool {
-        let is_superuser = |cluster: &ClusterRoles, name: &str| {
-            cluster.roles.get(name).is_some_and(|role| role.attributes.contains(&Attribute::Superuser))
+        let has = |cluster: &ClusterRoles, name: &str, attribute: Attribute| {
+            cluster.roles.get(name).is_some_and(|role| role.attributes.contains(&attribute))
         };
-        is_superuser(self.target, target) && !is_superuser(self.source, source)
+        let rises = |one: &Attribute| has(self.target, target, *one) && !has(self.source, source, *one);
+        Attribute::PRIVILEGED.iter().any(rises)
     }
 
     fn grant(&self, from: &Membership, note: &str, role: String, member: String) -> Option<Grant> {
@@ -285,10 +286,10 @@ impl Planner<'_> {
                         self.plan.parameters.push(grant.clone());
                     }
                     Some(Action::Create(_)) => {
-                        self.note(&grantee.to_owned(), format!("{what} is not known to the target"));
+                        self.note(grantee, format!("{what} is not known to the target"));
                     }
                     Some(Action::Keep) if !self.target.parameters.contains(grant) => {
-                        self.note(&grantee.to_owned(), format!("{what} on the source only"));
+                        self.note(grantee, format!("{what} on the source only"));
                     }
                     Some(Action::Keep | Action::Skip) | None => {}
                 },
@@ -300,12 +301,13 @@ impl Planner<'_> {
     fn warn(&mut self) {
         for setting in &self.source.settings_of_all {
             if !self.target.settings_of_all.contains(setting) {
+                // Without its value, which may be an application's secret.
                 self.plan.warnings.push(format!(
-                    "ALTER ROLE ALL {setting}: holds for every database of a server, and is not carried"
+                    "ALTER ROLE ALL SET {}: holds for every database of a server, and is not carried",
+                    setting.name
                 ));
             }
         }
-        let created = |one: &&Planned| matches!(one.action, Action::Create(_));
         let is_md5 = |one: &&Planned| match &one.action {
             Action::Create(Password::Verifier(verifier)) => verifier.reveal().starts_with("md5"),
             _ => false,
@@ -319,14 +321,9 @@ impl Planner<'_> {
                 md5.join(", ")
             ));
         }
-        let ours = self.target.user_kind == UserKind::Ordinary;
-        let any_created = self.plan.roles.iter().any(|one| created(&one));
-        let foreign = |from: &&Membership| from.grantor.as_ref() != Some(&self.target.user);
-        if ours
-            && any_created
-            && !self.plan.grants.is_empty()
-            && self.source.memberships.iter().any(|m| foreign(&m))
-        {
+        let is_ordinary = self.target.user_kind == UserKind::Ordinary;
+        let is_anothers = |from: &Membership| from.grantor.as_ref() != Some(&self.target.user);
+        if is_ordinary && !self.plan.grants.is_empty() && self.source.memberships.iter().any(is_anothers) {
             self.plan.warnings.push(format!(
                 "memberships are recorded as granted by {}: only a superuser may name another grantor",
                 Identifier::new(&self.target.user)
@@ -334,3 +331,6 @@ impl Planner<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
