@@ -12,6 +12,7 @@
 //! [`Keeper`] holds the snapshot, [`partition`] cuts tables into [`Part`]s, workers [`copy_tables`] them,
 //! and the [`ledger`] remembers what is done.
 
+mod budget;
 mod copy;
 mod keeper;
 mod large_object;
@@ -19,6 +20,7 @@ pub mod ledger;
 mod partition;
 mod worker;
 
+pub use budget::{Budget, Turn};
 pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, copy_tables};
 pub use keeper::Keeper;
 pub use large_object::{CarriedObjects, carry_large_objects};

@@ -13,6 +13,7 @@
 //! | `capability` | what our role may do (P48) |
 
 mod capability;
+mod count;
 mod diff;
 mod fingerprint;
 mod load;
@@ -27,6 +28,7 @@ pub(crate) mod testing;
 mod typing;
 
 pub use capability::{Capabilities, Connections, ReplicaRole};
+pub use count::{ObjectCounts, count_objects};
 pub use diff::{Difference, Mismatch, compare, compare_tables};
 pub use fingerprint::{Change, Fingerprint};
 pub use load::load;

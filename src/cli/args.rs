@@ -13,7 +13,9 @@ use clap::error::ErrorKind as ClapKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::misuse::Misuse;
+use super::pg_migrate::{self, PgMigrateArgs};
 use super::quantity::{self, TableList};
+use super::selection::{self, Databases};
 use crate::error::Error;
 use crate::pg::Secret;
 
@@ -40,6 +42,9 @@ pub enum Command {
     /// Move a database: definitions, rows, then every change, until told to stop.
     #[command(after_help = EXITS)]
     Migrate(Box<MigrateArgs>),
+    /// Take aiven-db-migrate's place: its options, its defaults, all databases of a server.
+    #[command(name = "pg_migrate", visible_alias = "pg-migrate", infer_long_args = true, after_help = EXITS)]
+    PgMigrate(Box<PgMigrateArgs>),
     /// Show a whole migration on two throwaway servers of this machine.
     Demo(DemoArgs),
 }
@@ -144,6 +149,9 @@ pub struct Talk {
     /// How log lines on stderr are written [env: PGSTREAM_LOG sets their levels].
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
     pub log_format: LogFormatArg,
+    /// Name this run in every log line [default: an id of its own].
+    #[arg(long, value_name = "ID", value_parser = selection::migration_id)]
+    pub migration_id: Option<String>,
 }
 
 /// The values of `--log-format`.
@@ -161,6 +169,9 @@ pub struct CheckArgs {
     /// The two ends.
     #[command(flatten)]
     pub servers: Servers,
+    /// Which databases.
+    #[command(flatten)]
+    pub databases: Databases,
     /// Tables without a key.
     #[command(flatten)]
     pub identity: Identity,
@@ -175,6 +186,9 @@ pub struct MigrateArgs {
     /// The two ends.
     #[command(flatten)]
     pub servers: Servers,
+    /// Which databases.
+    #[command(flatten)]
+    pub databases: Databases,
     /// Tables without a key.
     #[command(flatten)]
     pub identity: Identity,
@@ -190,6 +204,9 @@ pub struct MigrateArgs {
     /// Serve Prometheus metrics, /healthz and /readyz here, such as 127.0.0.1:9187.
     #[arg(long, value_name = "ADDRESS", help_heading = "Output", value_parser = address)]
     pub metrics_addr: Option<SocketAddr>,
+    /// Write what became of everything to this file, as JSON, also when the run fails.
+    #[arg(long, visible_alias = "report-file", value_name = "FILE", help_heading = "Output")]
+    pub report: Option<PathBuf>,
     /// What is said.
     #[command(flatten)]
     pub talk: Talk,
@@ -236,7 +253,7 @@ impl Args {
     /// # Errors
     /// [`crate::error::ErrorKind::Usage`], with a [`Misuse`] as its cause.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
-        let args = match Args::try_parse_from(words) {
+        let args = match Args::try_parse_from(pg_migrate::two_letter_flags(words)) {
             Ok(args) => args,
             Err(error) if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) => {
                 return Ok(Parsed::Show(error.render().to_string()));
@@ -248,7 +265,7 @@ impl Args {
 }
 
 #[allow(clippy::unnecessary_wraps)] // clap asks for a Result
-fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+pub(super) fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 

@@ -1,8 +1,11 @@
 //! From what was typed to what the engine takes, contradictions found on the way.
 
-use super::args::{Command, EndingArgs, Identity, LogFormatArg, MigrateArgs, ReplicaIdentity, Talk, Until};
+use super::args::{
+    CheckArgs, Command, EndingArgs, Identity, LogFormatArg, MigrateArgs, ReplicaIdentity, Talk, Until,
+};
 use super::misuse::Misuse;
 use super::quantity::TableList;
+use crate::migrate::cluster::Order;
 use crate::migrate::{Ending, Full, IdentityChoice, Options, Output};
 use crate::pg::Conninfo;
 use crate::telemetry::{LogFormat, Verbosity};
@@ -14,16 +17,23 @@ impl Command {
         match self {
             Command::Check(check) => &check.talk,
             Command::Migrate(migrate) => &migrate.talk,
+            Command::PgMigrate(pg_migrate) => &pg_migrate.talk,
             Command::Demo(demo) => &demo.talk,
         }
     }
 
     pub(super) fn contradiction(&self) -> Option<Misuse> {
         let own = match self {
-            Command::Check(check) => check.identity.contradiction(),
-            Command::Migrate(migrate) => {
-                migrate.ending.ending().err().or_else(|| migrate.identity.contradiction())
+            Command::Check(check) => {
+                check.databases.contradiction().or_else(|| check.identity.contradiction())
             }
+            Command::Migrate(migrate) => {
+                let ending = migrate.ending.ending().err();
+                ending
+                    .or_else(|| migrate.databases.contradiction())
+                    .or_else(|| migrate.identity.contradiction())
+            }
+            Command::PgMigrate(pg_migrate) => pg_migrate.contradiction(),
             Command::Demo(_) => None,
         };
         own.or_else(|| self.talk().contradiction())
@@ -105,7 +115,30 @@ impl Talk {
     }
 }
 
+impl CheckArgs {
+    /// What is to be checked, between these two servers.
+    ///
+    /// # Errors
+    /// As [`super::Databases::wanted`].
+    pub fn order(self, source: Conninfo, target: Conninfo) -> Result<Order, Misuse> {
+        let wanted = self.databases.wanted(&source, &target)?;
+        let creation = self.databases.creation();
+        let options = Options { identity: self.identity.choice(), ..Options::new(source, target) };
+        Ok(Order { options, wanted, creation })
+    }
+}
+
 impl MigrateArgs {
+    /// What is to be moved, between these two servers.
+    ///
+    /// # Errors
+    /// As [`MigrateArgs::options`] and [`super::Databases::wanted`].
+    pub fn order(self, source: Conninfo, target: Conninfo) -> Result<Order, Misuse> {
+        let wanted = self.databases.wanted(&source, &target)?;
+        let creation = self.databases.creation();
+        Ok(Order { options: self.options(source, target)?, wanted, creation })
+    }
+
     /// The engine's options: what was given, and defaults for the rest.
     ///
     /// # Errors
@@ -226,6 +259,18 @@ mod tests {
             (
                 "migrate --until caught-up --max-replication-lag 1MB",
                 "--max-replication-lag says when --stop-replication may stop: give both, or neither",
+            ),
+            (
+                "migrate --database a --all-databases",
+                "--database names what moves, and --all-databases moves all: give one of them",
+            ),
+            (
+                "check --database a -f b",
+                "--exclude-db leaves databases out of all, not of those that --database names",
+            ),
+            (
+                "migrate --database a:x --database b:x",
+                "\"x\" is given twice: each --database needs a name of its own, on either side",
             ),
             ("check -q -v", "--quiet and --verbose contradict each other"),
             ("demo -q -d", "--quiet and --verbose contradict each other"),

@@ -63,6 +63,33 @@ pub enum Misuse {
     /// `--max-replication-lag` alone.
     #[error("--max-replication-lag says when --stop-replication may stop: give both, or neither")]
     LagWithoutStop,
+    /// `--database` and `--all-databases`.
+    #[error("--database names what moves, and --all-databases moves all: give one of them")]
+    NamedAndAll,
+    /// `--database` and `--exclude-db`.
+    #[error("--exclude-db leaves databases out of all, not of those that --database names")]
+    NamedAndExcluded,
+    /// `--exclude-db` where one database moves.
+    #[error("--exclude-db leaves databases out of all, but the source names one: add --all-databases")]
+    ExceptionFromOne,
+    /// A database that would be moved twice, or two that would become one.
+    #[error("{name:?} is given twice: each --database needs a name of its own, on either side")]
+    DatabaseTwice {
+        /// Its name.
+        name: String,
+    },
+    /// `--with-table` and `--skip-table`.
+    #[error("--with-table and --skip-table contradict each other: give one of them")]
+    WithAndSkip,
+    /// `pg_migrate --stop-replication` without a lag to wait for.
+    #[error("--stop-replication needs --max-replication-lag, the bytes that may be missing then")]
+    StopWithoutLag,
+    /// An option that this version reads but cannot do.
+    #[error("{option} cannot be done by this version")]
+    NotYet {
+        /// Its name.
+        option: &'static str,
+    },
     /// `-q` and `-v`.
     #[error("--quiet and --verbose contradict each other")]
     QuietAndVerbose,

@@ -10,9 +10,12 @@ mod demo;
 mod environment;
 mod exit;
 mod misuse;
+mod pg_migrate;
 mod quantity;
+mod report;
 mod resolve;
 mod result;
+mod selection;
 mod watch;
 
 use std::io::Write as _;
@@ -23,11 +26,14 @@ pub use args::{
 };
 pub use exit::{Exit, Failure, fail};
 pub use misuse::Misuse;
+pub use pg_migrate::PgMigrateArgs;
 pub use quantity::{QuantityError, TableList};
 pub use resolve::Dsns;
 pub use result::{DatabaseResult, Method, MigrateResult, RoleResult, RoleStatus, Status};
+pub use selection::{Databases, NameList};
 pub use watch::Watch;
 
+use self::pg_migrate::Meant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Output;
 
@@ -56,6 +62,10 @@ async fn run(command: Command) -> Result<Exit> {
     match command {
         Command::Check(args) => command::check(args, directives).await,
         Command::Migrate(args) => command::migrate(*args, directives).await,
+        Command::PgMigrate(args) => match args.meant(|name| std::env::var(name).ok()) {
+            Meant::Check(args) => command::check(args, directives).await,
+            Meant::Migrate(args) => command::migrate(*args, directives).await,
+        },
         Command::Demo(args) => demo::demo(args, directives).await,
     }
 }

@@ -63,6 +63,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run>
         progress: watchers.progress.clone(),
         metrics: watchers.metrics.clone(),
         health: watchers.health.clone(),
+        share: watchers.share.clone(),
         tables: TableGauge::new(watchers.metrics.clone()),
         made: Mutex::new(made),
         shown: Mutex::new(found.as_ref().map_or(Phase::Planned, |state| state.phase)),
@@ -93,7 +94,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers) -> Result<Run>
 }
 
 /// Turns checks that block into the one error that names them all.
-fn passed(report: &Report) -> Result<()> {
+pub(super) fn passed(report: &Report) -> Result<()> {
     let blocked: Vec<String> = report
         .with(Verdict::Block)
         .map(|outcome| match &outcome.fix {

@@ -214,6 +214,7 @@ fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>)
         watermark,
         tables,
         jobs: run.options.copy_jobs.get(),
+        budget: run.share.copies.clone(),
         split_bytes: run.options.split_bytes,
         lock_timeout: run.options.lock_timeout,
         encoding: run.encoding.clone(),

@@ -16,6 +16,7 @@
 mod abandon;
 mod adopt;
 mod build;
+pub mod cluster;
 mod config;
 mod cutover;
 mod define;
@@ -30,14 +31,16 @@ mod release;
 mod retry;
 mod run;
 mod selection;
+mod share;
 mod shutdown;
 pub mod state;
 mod tables;
 
-pub use config::{Ending, Full, IdentityChoice, Options, Output};
+pub use config::{Ending, Full, IdentityChoice, Options, Output, Records};
 pub use outcome::{Ended, Figures, Outcome};
 pub use release::release_source;
 pub use retry::migrate;
 pub use run::Watchers;
 pub use selection::{Selection, Wishes, select};
+pub use share::Share;
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};

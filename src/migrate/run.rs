@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::config::{Ending, Options};
-use super::outcome::{Ended, Figures, Outcome};
+use super::config::{Ending, Options, Records};
+use super::outcome::{self, Ended, Outcome};
+use super::share::Share;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
 use super::{abandon, cutover, define, follow, load, monitor, open};
-use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion};
@@ -32,6 +32,8 @@ pub struct Watchers {
     pub log: telemetry::MigrationId,
     /// The operator's wish to stop.
     pub shutdown: Shutdown,
+    /// What it shares with other databases of the same command.
+    pub share: Share,
 }
 
 /// What an attempt works with. Sessions are the control sessions: short statements only.
@@ -49,6 +51,7 @@ pub(super) struct Run {
     pub(super) restore: RestoreRun,
     pub(super) metrics: DatabaseMetrics,
     pub(super) health: Health,
+    pub(super) share: Share,
     pub(super) tables: TableGauge,
     pub(super) headway: Arc<AtomicBool>,
     /// What the journal says, for when the target cannot be asked.
@@ -64,6 +67,10 @@ impl Run {
     pub(super) async fn go_on(&self, stop: &mut Shutdown) -> Result<Outcome> {
         let mut phase = abandon::notice(self, self.phase().await?).await?;
         self.show(phase);
+        if phase == Phase::CutOver {
+            // An earlier run has ended here. The target may long be in use: nothing is carried again.
+            return self.close(follow::position(self).await.unwrap_or(Lsn::ZERO)).await;
+        }
         if phase == Phase::Planned {
             stop.or_stop(self.alive(define::define(self))).await?;
             self.made_headway();
@@ -73,6 +80,7 @@ impl Run {
             stop.or_stop(self.alive(load::load(self, phase))).await?;
             phase = Phase::CatchingUp;
         }
+        self.share.leave_stage();
         self.tables.set(ledger::read(&self.target).await?.keys(), TableState::Ready);
         if phase == Phase::CatchingUp {
             let followed = follow::catch_up(self, stop).await?;
@@ -99,9 +107,17 @@ impl Run {
         stop.or_stop(self.alive(define::arm_at_last(self))).await?;
         stop.or_stop(self.alive(cutover::carry_the_rest(self))).await?;
         let position = follow::position(self).await?;
+        self.enter(Phase::CutOver, "").await?;
+        self.close(position).await
+    }
+
+    /// The last page: what it came to, and the records away unless they are to stay.
+    async fn close(&self, position: Lsn) -> Result<Outcome> {
         let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
         let mut outcome = self.outcome(Ended::Stopped, &end).await?;
-        self.show(Phase::CutOver);
+        if self.options.records == Records::Keep {
+            return Ok(outcome);
+        }
         // All is done; a connection that breaks now must not make it look undone.
         if let Err(error) = state::remove(&self.target).await {
             let warning = format!("schema pgstream may be left on the target: {}", describe(&error));
@@ -202,26 +218,7 @@ impl Run {
     }
 
     async fn outcome(&self, ended: Ended, followed: &follow::Followed) -> Result<Outcome> {
-        let tables = ledger::read(&self.target).await?;
-        let mut figures =
-            Figures { tables: tables.len() as u64, lag_bytes: followed.lag_bytes, ..Figures::default() };
-        for state in tables.values() {
-            if let ledger::TableState::Copied { rows, bytes, .. } = state {
-                figures.rows_copied += rows;
-                figures.bytes_copied += bytes;
-            }
-        }
-        let progress = apply::read_progress(&self.target, &self.id.slot(), LaneId::FIRST).await?;
-        if let Some(progress) = progress {
-            figures.transactions_applied = progress.transactions.unsigned_abs();
-            figures.changes_applied = progress.changes.unsigned_abs();
-        }
-        Ok(Outcome {
-            database: self.options.source.database().to_owned(),
-            ended,
-            position: followed.position,
-            figures,
-            warnings: state::warnings(&self.target).await?,
-        })
+        let database = self.options.source.database();
+        outcome::read(&self.target, &self.id, database, ended, followed).await
     }
 }

@@ -1,0 +1,260 @@
+//! Runs every database of an order side by side, each to its own end.
+//!
+//! Hazard: an error that ends one database must be heard at once, for the others may go on for weeks; and it
+//! must not be the last word while they do. So it is told where it happens, and decides only the end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream};
+use tokio::task::JoinSet;
+use tracing::Instrument as _;
+
+use super::super::adopt::passed;
+use super::super::config::{Options, Records};
+use super::super::outcome::{Ended, Outcome};
+use super::super::run::Watchers;
+use super::super::share::Share;
+use super::super::shutdown::Shutdown;
+use super::super::{retry, state};
+use super::Order;
+use super::check::check_one;
+use super::choice::{Pair, Wanted};
+use super::create::{Creation, create};
+use super::survey::{Stand, Standing, Survey, survey};
+use crate::bulk::Budget;
+use crate::error::{Error, ErrorKind, Result, describe};
+use crate::pg::Conninfo;
+use crate::telemetry::{self, Health, Metrics, Phase, Progress};
+use crate::wire::{Session, SessionSettings};
+
+/// Databases that are looked at, or cleared up, at once.
+const AT_ONCE: usize = 4;
+
+/// Who watches a command, and who may stop it.
+#[derive(Debug, Clone)]
+pub struct ClusterWatchers {
+    /// Progress for people.
+    pub progress: Progress,
+    /// Metrics of every database.
+    pub metrics: Metrics,
+    /// What `/healthz` and `/readyz` answer.
+    pub health: Health,
+    /// Names the migration in every log line.
+    pub log: telemetry::MigrationId,
+    /// The operator's wish to stop.
+    pub shutdown: Shutdown,
+}
+
+/// What became of one database.
+#[derive(Debug)]
+pub struct Moved {
+    /// Its names.
+    pub pair: Pair,
+    /// How it ended.
+    pub ended: Result<Outcome>,
+    /// The time spent in each phase.
+    pub phases: Vec<(Phase, Duration)>,
+    /// From the command's beginning to this database's end.
+    pub elapsed: Duration,
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub struct ClusterOutcome {
+    /// Every database, in the order of names.
+    pub databases: Vec<Moved>,
+    /// What concerns no one database.
+    pub warnings: Vec<String>,
+}
+
+impl ClusterOutcome {
+    fn is_complete(&self) -> bool {
+        self.databases
+            .iter()
+            .all(|moved| matches!(&moved.ended, Ok(outcome) if outcome.ended == Ended::Stopped))
+    }
+}
+
+/// Carries out an order: checks, creates what the target lacks, and moves every database.
+///
+/// # Errors
+/// Only what concerns the whole: `Usage` for a choice that cannot be met, `Connect` or `Auth` for a server that
+/// lets us in nowhere, `Cancelled`. What befalls a database stands in its own result.
+pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<ClusterOutcome> {
+    let started = Instant::now();
+    let mut stop = watchers.shutdown.clone();
+    let survey = stop.or_stop(survey(order)).await?;
+    let databases = survey.stands.len();
+    let alone = matches!(order.wanted, Wanted::One(_));
+    if !alone {
+        watchers
+            .progress
+            .note(&format!("moving {}", crate::telemetry::text::counted(databases as u64, "database")));
+    }
+    let checked = stop.or_stop(async { Ok(check_new(order, &survey).await) }).await?;
+    let conductor = Arc::new(Conductor {
+        options: Options {
+            records: if databases > 1 { Records::Keep } else { Records::Remove },
+            ..order.options.clone()
+        },
+        share: Share::new(&order.options),
+        stage: Budget::new(Share::stage_seats(&order.options)),
+        source: survey.source,
+        target: survey.target,
+        creation: order.creation,
+    });
+    let healths = watchers.health.divide(databases);
+    let mut tasks = JoinSet::new();
+    for ((stand, blocked), health) in survey.stands.into_iter().zip(checked).zip(healths) {
+        let name = &stand.pair.source;
+        let progress =
+            if alone { watchers.progress.clone() } else { watchers.progress.of_database(name, databases) };
+        // ERROR, so that it is there whatever the log's level.
+        let span =
+            if alone { tracing::Span::none() } else { tracing::error_span!("database", database = name) };
+        let voices = ClusterWatchers { progress, health, ..watchers.clone() };
+        tasks.spawn(conduct(Arc::clone(&conductor), stand, blocked, voices, started).instrument(span));
+    }
+    let mut outcome = ClusterOutcome { databases: Vec::new(), warnings: Vec::new() };
+    while let Some(ended) = tasks.join_next().await {
+        let moved = ended.map_err(|cause| Error::new(ErrorKind::Bug, "move a database").because(cause))?;
+        outcome.databases.push(moved);
+    }
+    outcome.databases.sort_by(|one, other| one.pair.cmp(&other.pair));
+    close(&conductor, &mut outcome).await;
+    Ok(outcome)
+}
+
+/// Checks what is to be created, so that nothing is made on the target for a database that cannot move. One
+/// that the target has is checked by its own run.
+async fn check_new(order: &Order, survey: &Survey) -> Vec<Option<Error>> {
+    let check = |stand| async move {
+        match refused(order, survey, stand).await {
+            Ok(()) => None,
+            Err(error) => Some(error),
+        }
+    };
+    stream::iter(survey.stands.iter().map(check)).buffered(AT_ONCE).collect().await
+}
+
+async fn refused(order: &Order, survey: &Survey, stand: &Stand) -> Result<()> {
+    if let Some(refusal) = stand.refusal() {
+        return Err(refusal);
+    }
+    match (stand.progress, order.creation) {
+        (Standing::Missing, Creation::Missing) => passed(&check_one(order, &survey.target, stand).await?),
+        // Without the database its own run says so, and how to make it.
+        (Standing::Missing, Creation::Never) | (Standing::Untouched | Standing::Begun(_), _) => Ok(()),
+    }
+}
+
+/// What all databases' tasks share.
+struct Conductor {
+    options: Options,
+    share: Share,
+    /// Databases on their way to a full target.
+    stage: Budget,
+    source: Conninfo,
+    target: Conninfo,
+    creation: Creation,
+}
+
+/// Moves one database, and tells how it ended.
+async fn conduct(
+    conductor: Arc<Conductor>,
+    stand: Stand,
+    blocked: Option<Error>,
+    watchers: ClusterWatchers,
+    started: Instant,
+) -> Moved {
+    let ended = match blocked {
+        Some(error) => Err(error),
+        None => conductor.run(&stand, &watchers).await,
+    };
+    let ClusterWatchers { progress, metrics, health, .. } = watchers;
+    match &ended {
+        Ok(_) => health.rest(),
+        Err(error) if error.kind() == ErrorKind::Cancelled => health.rest(),
+        Err(error) => {
+            metrics.error(error.kind());
+            health.fail();
+            // Alone it is the end, and told there; of several the others may go on for weeks.
+            if conductor.options.records == Records::Keep {
+                progress.warn(&describe(error));
+            }
+        }
+    }
+    let phases = progress.phases();
+    progress.finish();
+    Moved { pair: stand.pair, ended, phases, elapsed: started.elapsed() }
+}
+
+impl Conductor {
+    async fn run(&self, stand: &Stand, watchers: &ClusterWatchers) -> Result<Outcome> {
+        let mut stop = watchers.shutdown.clone();
+        // One that has its rows goes on at once: the source keeps WAL for it.
+        let turn = match stand.progress {
+            Standing::Begun(phase) if phase > Phase::Building => None,
+            Standing::Begun(_) | Standing::Missing | Standing::Untouched => {
+                Some(stop.or_stop(async { Ok(self.stage.take().await) }).await?)
+            }
+        };
+        if stand.progress == Standing::Missing && self.creation == Creation::Missing {
+            stop.or_stop(create(&self.source, &self.target, stand)).await?;
+            watchers.progress.note("the database is created on the target");
+        }
+        let options =
+            Options { source: stand.source.clone(), target: stand.target.clone(), ..self.options.clone() };
+        let watchers = Watchers {
+            progress: watchers.progress.clone(),
+            metrics: watchers.metrics.database(&stand.pair.source),
+            health: watchers.health.clone(),
+            log: watchers.log.clone(),
+            shutdown: watchers.shutdown.clone(),
+            share: self.share.with_stage(turn),
+        };
+        retry::migrate(&options, &watchers).await
+    }
+}
+
+/// Once every database is complete, the records that a second run would have needed go.
+async fn close(conductor: &Conductor, outcome: &mut ClusterOutcome) {
+    if conductor.options.records == Records::Remove {
+        return;
+    }
+    let complete = |moved: &&Moved| matches!(&moved.ended, Ok(outcome) if outcome.ended == Ended::Stopped);
+    if !outcome.is_complete() {
+        if outcome.databases.iter().any(|moved| complete(&moved)) {
+            outcome.warnings.push(
+                "schema pgstream stays on the target of databases that are complete until all are, so that the same \
+                 command knows them again"
+                    .to_owned(),
+            );
+        }
+        return;
+    }
+    let removal = |moved: &Moved| {
+        let name = moved.pair.target.clone();
+        let target = conductor.target.with_database(&name);
+        async move {
+            let error = remove(&target).await.err()?;
+            Some(format!(
+                "schema pgstream may be left in database {name} on the target: {}",
+                describe(&error)
+            ))
+        }
+    };
+    let removals: Vec<_> = outcome.databases.iter().map(removal).collect();
+    let left: Vec<Option<String>> = stream::iter(removals).buffered(AT_ONCE).collect().await;
+    outcome.warnings.extend(left.into_iter().flatten());
+}
+
+async fn remove(target: &Conninfo) -> Result<()> {
+    let session = Session::connect(target, &SessionSettings::role("control")).await?;
+    // Another run may have begun here the moment ours ended.
+    match state::find(&session).await? {
+        Some(state) if state.phase == Phase::CutOver => state::remove(&session).await,
+        Some(_) | None => Ok(()),
+    }
+}
