@@ -150,7 +150,8 @@ impl Misuse {
     pub(super) fn from_clap(error: &clap::Error) -> Misuse {
         let text = |kind| match error.get(kind) {
             Some(ContextValue::String(text)) => Some(text.clone()),
-            Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+            // The likeliest comes last.
+            Some(ContextValue::Strings(texts)) => texts.last().cloned(),
             _ => None,
         };
         let given = text(ContextKind::InvalidArg).and_then(|argument| option_name(&argument));
