@@ -15,7 +15,7 @@ use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 use super::misuse::Misuse;
 use super::pg_migrate::{self, PgMigrateArgs};
 use super::quantity::{self, TableList};
-use super::selection::{self, Databases};
+use super::selection::{self, Databases, RoleArgs};
 use crate::error::Error;
 use crate::pg::Secret;
 
@@ -189,6 +189,9 @@ pub struct MigrateArgs {
     /// Which databases.
     #[command(flatten)]
     pub databases: Databases,
+    /// Which roles.
+    #[command(flatten)]
+    pub roles: RoleArgs,
     /// Tables without a key.
     #[command(flatten)]
     pub identity: Identity,

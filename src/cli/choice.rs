@@ -5,7 +5,7 @@ use super::args::{
 };
 use super::misuse::Misuse;
 use super::quantity::TableList;
-use crate::migrate::cluster::Order;
+use crate::migrate::cluster::{Order, Roles};
 use crate::migrate::{Ending, Full, IdentityChoice, Options, Output};
 use crate::pg::Conninfo;
 use crate::telemetry::{LogFormat, Verbosity};
@@ -31,6 +31,7 @@ impl Command {
                 let ending = migrate.ending.ending().err();
                 ending
                     .or_else(|| migrate.databases.contradiction())
+                    .or_else(|| migrate.roles.contradiction())
                     .or_else(|| migrate.identity.contradiction())
             }
             Command::PgMigrate(pg_migrate) => pg_migrate.contradiction(),
@@ -124,7 +125,7 @@ impl CheckArgs {
         let wanted = self.databases.wanted(&source, &target)?;
         let creation = self.databases.creation();
         let options = Options { identity: self.identity.choice(), ..Options::new(source, target) };
-        Ok(Order { options, wanted, creation })
+        Ok(Order { options, wanted, creation, roles: Roles::Leave })
     }
 }
 
@@ -136,7 +137,8 @@ impl MigrateArgs {
     pub fn order(self, source: Conninfo, target: Conninfo) -> Result<Order, Misuse> {
         let wanted = self.databases.wanted(&source, &target)?;
         let creation = self.databases.creation();
-        Ok(Order { options: self.options(source, target)?, wanted, creation })
+        let roles = self.roles.roles();
+        Ok(Order { options: self.options(source, target)?, wanted, creation, roles })
     }
 
     /// The engine's options: what was given, and defaults for the rest.
@@ -148,6 +150,7 @@ impl MigrateArgs {
         Ok(Options {
             ending: self.ending.ending()?,
             identity: self.identity.choice(),
+            owners: self.roles.owners(),
             output: self.talk.output(),
             pgbin: self.files.pgbin,
             work_dir: self.files.work_dir,

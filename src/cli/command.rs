@@ -9,13 +9,14 @@ use std::path::Path;
 use super::args::{CheckArgs, MigrateArgs, Servers};
 use super::exit::{Exit, Failure, complain, complain_of};
 use super::report::Report;
-use super::result::{DatabaseResult, MigrateResult, Status};
+use super::result::{DatabaseResult, MigrateResult, RoleResult, RoleStatus, Status};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::migrate::cluster::{self, ClusterOutcome, ClusterWatchers, Moved, Order, Wanted};
 use crate::migrate::state::MigrationId;
 use crate::migrate::{self, Ended, Ending, Output, ShutdownSender};
 use crate::pg::{Conninfo, Environment, Secret};
+use crate::schema::{self, CarriedRole};
 
 /// `pgstream check`.
 pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Result<Exit> {
@@ -41,6 +42,7 @@ pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Re
         is_directory(directory)?;
     }
     let (talk, metrics_addr, report) = (args.talk.clone(), args.metrics_addr, args.report.clone());
+    let passwords = if args.roles.show_passwords { Passwords::Shown } else { Passwords::Hidden };
     let order = args.order(source, target)?;
     let report = report.map(|file| Report::new(file, &order)).transpose()?;
     let watch = Watch::start(&talk, directives, metrics_addr).await?;
@@ -62,7 +64,7 @@ pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Re
     let id = watch.migration.get().map(str::to_owned);
     watch.finish().await;
     let (result, exit) = match &ended {
-        Ok(outcome) => (whole(outcome), exit_of_all(&outcome.databases, &order.options.ending)),
+        Ok(outcome) => (whole(outcome, passwords), exit_of_all(&outcome.databases, &order.options.ending)),
         Err(error) => nothing(error, &order),
     };
     let written =
@@ -138,7 +140,7 @@ enum Patience {
 }
 
 /// The result of databases that were at least begun.
-fn whole(outcome: &ClusterOutcome) -> MigrateResult {
+fn whole(outcome: &ClusterOutcome, passwords: Passwords) -> MigrateResult {
     let several = outcome.databases.len() > 1;
     let of = |moved: &Moved, warning: &String| match several {
         true => format!("{}: {warning}", moved.pair.source),
@@ -146,7 +148,7 @@ fn whole(outcome: &ClusterOutcome) -> MigrateResult {
     };
     let warnings = outcome.databases.iter().flat_map(|moved| {
         let warnings = moved.ended.iter().flat_map(|outcome| &outcome.warnings);
-        warnings.map(move |warning| of(moved, warning))
+        warnings.chain(&moved.warnings).map(move |warning| of(moved, warning))
     });
     let databases: Vec<DatabaseResult> = outcome.databases.iter().map(entry).collect();
     let failed = |moved: &Moved| {
@@ -154,10 +156,32 @@ fn whole(outcome: &ClusterOutcome) -> MigrateResult {
     };
     MigrateResult {
         status: Status::worst(databases.iter().map(|database| database.status)),
-        roles: Vec::new(),
+        roles: outcome.roles.iter().map(|carried| role(carried, passwords)).collect(),
         warnings: warnings.chain(outcome.warnings.iter().cloned()).collect(),
         error: outcome.databases.iter().find_map(failed),
         databases,
+    }
+}
+
+/// Whether passwords that were made up are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passwords {
+    Shown,
+    Hidden,
+}
+
+fn role(carried: &CarriedRole, passwords: Passwords) -> RoleResult {
+    let password = carried.placeholder.as_ref().filter(|_| passwords == Passwords::Shown);
+    RoleResult {
+        rolname: carried.name.clone(),
+        status: match carried.status {
+            schema::RoleStatus::Created => RoleStatus::Created,
+            schema::RoleStatus::Exists => RoleStatus::Exists,
+            schema::RoleStatus::Failed => RoleStatus::Failed,
+            schema::RoleStatus::Skipped => RoleStatus::Skipped,
+        },
+        message: carried.message.clone(),
+        rolpassword: password.map(|password| password.reveal().to_owned()),
     }
 }
 

@@ -78,6 +78,11 @@ pub enum Misuse {
         /// Its name.
         name: String,
     },
+    /// `--no-roles` and an option about roles.
+    #[error(
+        "--no-roles leaves no role for --excluded-roles, --show-passwords and --role-passwords to speak of"
+    )]
+    NoRolesAndRoles,
     /// `--with-table` and `--skip-table`.
     #[error("--with-table and --skip-table contradict each other: give one of them")]
     WithAndSkip,

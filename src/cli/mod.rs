@@ -30,7 +30,7 @@ pub use pg_migrate::PgMigrateArgs;
 pub use quantity::{QuantityError, TableList};
 pub use resolve::Dsns;
 pub use result::{DatabaseResult, Method, MigrateResult, RoleResult, RoleStatus, Status};
-pub use selection::{Databases, NameList};
+pub use selection::{Databases, NameList, RoleArgs, RoleList};
 pub use watch::Watch;
 
 use self::pg_migrate::Meant;

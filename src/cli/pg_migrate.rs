@@ -12,7 +12,7 @@ use super::args::secret;
 use super::args::{CheckArgs, EndingArgs, Files, Identity, MigrateArgs, Pace, Servers, Talk, Until};
 use super::misuse::{Misuse, variable};
 use super::quantity::{self, TableList};
-use super::selection::{self, Databases, NameList};
+use super::selection::{self, Databases, NameList, RoleArgs, RoleList};
 use crate::pg::Secret;
 use crate::telemetry::Side;
 
@@ -29,8 +29,8 @@ pub struct PgMigrateArgs {
     #[arg(short = 'f', long, value_name = "NAME,…", value_parser = selection::names)]
     pub filtered_db: Vec<NameList>,
     /// Roles to leave out, parted by commas [also: -xr, -fr].
-    #[arg(long, visible_alias = "filtered-roles", value_name = "NAME,…", value_parser = selection::names)]
-    pub excluded_roles: Vec<NameList>,
+    #[arg(long, visible_alias = "filtered-roles", value_name = "NAME,…", value_parser = selection::roles)]
+    pub excluded_roles: Vec<RoleList>,
     /// Extensions to leave out, parted by commas [also: -xe].
     #[arg(long, value_name = "NAME,…", value_parser = selection::names)]
     pub excluded_extensions: Vec<NameList>,
@@ -117,14 +117,12 @@ impl PgMigrateArgs {
     /// Options that nothing below honours yet: refused, for an option that does nothing is worse than none.
     fn not_yet(&self) -> Option<&'static str> {
         let asked = [
-            (!self.excluded_roles.is_empty(), "--excluded-roles"),
             (!self.excluded_extensions.is_empty(), "--excluded-extensions"),
             (!self.with_table.is_empty(), "--with-table"),
             (self.no_replicate_extension_tables, "--no-replicate-extension-tables"),
             (matches!(self.force_method, Some(ForceMethod::Dump)), "--force-method dump"),
             (self.dbs_max_total_size >= 0, "--dbs-max-total-size"),
             (self.skip_db_version_check, "--skip-db-version-check"),
-            (self.show_passwords, "--show-passwords"),
         ];
         asked.into_iter().find_map(|(asked, option)| asked.then_some(option))
     }
@@ -161,6 +159,11 @@ impl PgMigrateArgs {
         Meant::Migrate(Box::new(MigrateArgs {
             servers,
             databases,
+            roles: RoleArgs {
+                excluded_roles: self.excluded_roles,
+                show_passwords: self.show_passwords,
+                ..RoleArgs::default()
+            },
             identity,
             ending,
             pace: Pace {
@@ -239,6 +242,10 @@ mod tests {
         NameList(names.iter().map(|name| (*name).to_owned()).collect())
     }
 
+    fn roles(text: &str) -> RoleList {
+        selection::roles(text).unwrap()
+    }
+
     #[test]
     fn every_option_of_the_tool_is_read() {
         let args = words(
@@ -249,7 +256,7 @@ mod tests {
         );
         assert_eq!((args.source, args.target), (Some(Secret::new("a")), Some(Secret::new("b"))));
         assert_eq!(args.filtered_db, [list(&["x", "y"])]);
-        assert_eq!(args.excluded_roles, [list(&["r1", "r2"]), list(&["r3"])]);
+        assert_eq!(args.excluded_roles, [roles("r1,r2"), roles("r3")]);
         assert_eq!(args.excluded_extensions, [list(&["e1"])]);
         assert!(args.no_createdb && args.mangle && args.stop_replication && args.validate);
         assert_eq!((args.max_replication_lag, args.dbs_max_total_size), (5, 9));
@@ -266,7 +273,7 @@ mod tests {
 
     #[test]
     fn its_options_may_be_shortened_and_its_defaults_hold() {
-        assert_eq!(words("--filtered-roles a --max-rep -1").excluded_roles, [list(&["a"])]);
+        assert_eq!(words("--filtered-roles a --max-rep -1").excluded_roles, [roles("a")]);
         let args = migrate("");
         assert!(args.databases.all_databases && !args.databases.no_createdb);
         assert_eq!(args.ending.ending(), Ok(Ending::Interrupt));

@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 use super::exit::{Exit, Failure};
 use super::result::MigrateResult;
 use crate::error::{Error, ErrorKind, Result};
-use crate::migrate::cluster::{ClusterOutcome, Creation, Moved, Order, Wanted};
-use crate::migrate::{Ending, Full};
+use crate::migrate::cluster::{ClusterOutcome, Creation, Moved, Order, Roles, Wanted};
+use crate::migrate::{Ending, Full, Owners};
 use crate::telemetry::text;
 
 /// Where the report goes, and what stands at its head.
@@ -60,6 +60,12 @@ impl Report {
             "settings": self.settings,
         });
         merge(&mut document, head);
+        // Passwords were asked for on the screen, or in a file of their own (P94).
+        for role in document.get_mut("roles").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Value::Object(role) = role {
+                role.remove("rolpassword");
+            }
+        }
         if let (Some(outcome), Some(Value::Array(databases))) = (outcome, document.get_mut("databases")) {
             for (database, moved) in databases.iter_mut().zip(&outcome.databases) {
                 merge(database, detail(moved));
@@ -109,11 +115,11 @@ fn detail(moved: &Moved) -> Value {
             "objects": outcome.objects,
             "consistent_point": outcome.consistent_point.map(|lsn| lsn.to_string()),
             "position": outcome.position.to_string(),
-            "warnings": outcome.warnings,
+            "warnings": outcome.warnings.iter().chain(&moved.warnings).collect::<Vec<_>>(),
             "error": null,
         }),
         Err(error) => json!({
-            "objects": null, "consistent_point": null, "position": null, "warnings": [],
+            "objects": null, "consistent_point": null, "position": null, "warnings": moved.warnings,
             "error": Failure::from(error),
         }),
     };
@@ -145,6 +151,8 @@ fn settings(order: &Order) -> Value {
         "source": options.source.describe(),
         "target": options.target.describe(),
         "databases": databases,
+        "owners_kept": options.owners == Owners::Kept,
+        "roles_carried": matches!(order.roles, Roles::Carry(_)),
         "create_databases": order.creation == Creation::Missing,
         "ending": ending,
         "max_lag_bytes": max_lag_bytes,

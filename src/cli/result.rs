@@ -69,6 +69,9 @@ pub struct RoleResult {
     pub status: RoleStatus,
     /// Why, if there is something to say.
     pub message: Option<String>,
+    /// The password that it was given, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolpassword: Option<String>,
 }
 
 /// One database.
@@ -136,6 +139,11 @@ impl MigrateResult {
         for role in self.roles.iter().filter(|role| role.status == RoleStatus::Failed) {
             let why = role.message.as_deref().unwrap_or("no reason given");
             writeln_printable(&mut table, &format!("role {} could not be created: {why}", role.rolname));
+        }
+        for role in &self.roles {
+            if let Some(password) = &role.rolpassword {
+                writeln_printable(&mut table, &format!("role {} has the password {password}", role.rolname));
+            }
         }
         for warning in &self.warnings {
             writeln_printable(&mut table, &format!("warning: {warning}"));
@@ -225,11 +233,17 @@ mod tests {
         MigrateResult {
             status: Status::Done,
             roles: vec![
-                RoleResult { rolname: "app".to_owned(), status: RoleStatus::Created, message: None },
+                RoleResult {
+                    rolname: "app".to_owned(),
+                    status: RoleStatus::Created,
+                    message: None,
+                    rolpassword: None,
+                },
                 RoleResult {
                     rolname: "root".to_owned(),
                     status: RoleStatus::Failed,
                     message: Some("permission denied".to_owned()),
+                    rolpassword: None,
                 },
             ],
             databases: vec![

@@ -1,12 +1,16 @@
-//! Which databases move: options of `check` and `migrate`.
+//! Which databases and roles move: options of `check` and `migrate`.
 //!
 //! Hazard: a connection string without a database means the role's own to libpq, and the whole server to us;
 //! so the reading stands in one place, and help tells it.
 
+use std::path::PathBuf;
+
 use super::misuse::Misuse;
+use crate::migrate::Owners;
 use crate::migrate::cluster::choice::{self, InvalidName, twice};
-use crate::migrate::cluster::{Creation, Pair, Wanted};
+use crate::migrate::cluster::{Creation, Pair, Roles, Wanted};
 use crate::pg::Conninfo;
+use crate::schema::{RolePattern, RoleSettings};
 
 /// Which databases.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -25,6 +29,60 @@ pub struct Databases {
     /// Do not create databases that the target lacks.
     #[arg(long)]
     pub no_createdb: bool,
+}
+
+/// Which roles.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Roles")]
+pub struct RoleArgs {
+    /// Do not carry roles over.
+    #[arg(long)]
+    pub no_roles: bool,
+    /// Leave these roles out; * and ? are patterns; repeatable.
+    #[arg(long, visible_alias = "filtered-roles", value_name = "NAME,…", value_parser = roles)]
+    pub excluded_roles: Vec<RoleList>,
+    /// Show the passwords of roles whose own could not be read, and which were given a new one.
+    #[arg(long)]
+    pub show_passwords: bool,
+    /// Write these passwords to this file, for its owner alone.
+    #[arg(long, value_name = "FILE")]
+    pub role_passwords: Option<PathBuf>,
+    /// Let our role own everything on the target.
+    #[arg(long)]
+    pub no_owner: bool,
+}
+
+/// Patterns of roles.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleList(pub Vec<RolePattern>);
+
+impl RoleArgs {
+    pub(super) fn contradiction(&self) -> Option<Misuse> {
+        let about_roles =
+            !self.excluded_roles.is_empty() || self.show_passwords || self.role_passwords.is_some();
+        (self.no_roles && about_roles).then_some(Misuse::NoRolesAndRoles)
+    }
+
+    /// What becomes of the source's roles.
+    #[must_use]
+    pub fn roles(&self) -> Roles {
+        if self.no_roles {
+            return Roles::Leave;
+        }
+        let excluded = self.excluded_roles.iter().flat_map(|list| list.0.clone()).collect();
+        Roles::Carry(RoleSettings { excluded, password_file: self.role_passwords.clone() })
+    }
+
+    /// Who owns what is made.
+    #[must_use]
+    pub fn owners(&self) -> Owners {
+        if self.no_owner { Owners::Ours } else { Owners::Kept }
+    }
+}
+
+#[allow(clippy::unnecessary_wraps)] // clap asks for a Result
+pub(super) fn roles(text: &str) -> Result<RoleList, std::convert::Infallible> {
+    Ok(RoleList(RolePattern::list(text)))
 }
 
 /// Names parted by commas, read.

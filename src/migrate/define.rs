@@ -6,6 +6,7 @@
 use tokio::sync::mpsc;
 
 use super::build::Builder;
+use super::config::Owners;
 use super::cutover::source_search_path;
 use super::run::Run;
 use super::state;
@@ -13,7 +14,8 @@ use crate::catalog::{Capabilities, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{
     self, Archive, Build, BuildSettings, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
-    EventTriggers, FilterSettings, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
+    EventTriggers, FilterSettings, Ownership, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression,
+    Tools,
 };
 use crate::telemetry::Phase;
 
@@ -47,9 +49,9 @@ pub(super) async fn define(run: &Run) -> Result<()> {
         .map_err(|error| Error::new(ErrorKind::Local, "read the archive of definitions").because(error))?;
     state::save_archive(&run.target, &content).await?;
     let plan = Plan::new(&archive.toc, filter_settings(run).await?);
-    // The target database is the one that was named; what it is called on the source is no loss.
-    let nameless = |entry: &str| entry.starts_with("DATABASE ") && !entry.starts_with("DATABASE PROPERTIES ");
-    for skipped in plan.skipped.iter().filter(|skipped| !nameless(&skipped.entry)) {
+    // What hangs on the database itself is carried beside the dump.
+    let of_content = |entry: &str| !entry.starts_with("DATABASE ");
+    for skipped in plan.skipped.iter().filter(|skipped| of_content(&skipped.entry)) {
         run.warn(&format!("{}: not carried over: {}", skipped.entry, skipped.why)).await?;
     }
     let ids = plan.pre_data.clone();
@@ -122,7 +124,11 @@ impl Definitions {
     async fn restore(&self, run: &Run, ids: &[DumpId]) -> Result<()> {
         let done = state::restored(&run.target).await?;
         let ids: Vec<DumpId> = ids.iter().copied().filter(|id| !done.contains(id)).collect();
-        let settings = RestoreSettings { run: run.restore, tablespaces: Tablespaces::Default };
+        let owners = match run.options.owners {
+            Owners::Kept => Ownership::Kept,
+            Owners::Ours => Ownership::Ours,
+        };
+        let settings = RestoreSettings { run: run.restore, tablespaces: Tablespaces::Default, owners };
         let restored =
             schema::restore(&self.tools, &self.archive, &run.options.target, &ids, settings).await?;
         for warning in schema::restore_privileges(&run.target, &self.archive.toc, restored.warnings).await? {

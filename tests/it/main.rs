@@ -16,6 +16,7 @@ mod metrics;
 mod migrate;
 mod migrate_change;
 mod migrate_choice;
+mod migrate_cluster;
 mod precheck;
 mod rights;
 mod roles;

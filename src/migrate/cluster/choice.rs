@@ -10,21 +10,15 @@
 use std::collections::HashSet;
 use std::str::FromStr;
 
-/// Databases that hold nobody's data: the system's templates, and what providers keep for their own agents.
-const NOT_DATA: &[&str] = &[
-    "template0",
-    "template1",
-    // Amazon RDS and Aurora; Google Cloud SQL and AlloyDB; Azure; Aiven; DigitalOcean; Supabase.
-    "rdsadmin",
-    "cloudsqladmin",
-    "alloydbadmin",
-    "alloydbmetadata",
-    "azure_maintenance",
-    "azure_sys",
-    "_aiven",
-    "_dodb",
-    "_supabase",
-];
+use crate::schema::is_service_database;
+
+/// The system's own templates.
+const TEMPLATES: [&str; 2] = ["template0", "template1"];
+
+/// Whether a database may hold anybody's data; the system's templates and the services' own do not.
+fn is_data(name: &str) -> bool {
+    !TEMPLATES.contains(&name) && !is_service_database(name)
+}
 
 /// The database that every server has and few use: left out while it is empty.
 pub(super) const USUAL: &str = "postgres";
@@ -113,13 +107,13 @@ pub(super) fn choose(wanted: &Wanted, listed: &[Listed]) -> Result<Vec<Chosen>, 
         Wanted::One(pair) => named(std::slice::from_ref(pair), find, chosen)?,
         Wanted::Named(pairs) => named(pairs, find, chosen)?,
         Wanted::All { except } => {
-            let unknown = |name: &&String| find(name).is_none() && !NOT_DATA.contains(&name.as_str());
+            let unknown = |name: &&String| find(name).is_none() && is_data(name);
             if let Some(name) = except.iter().find(unknown) {
                 return Err(ChoiceError::UnknownException(name.clone()));
             }
             listed
                 .iter()
-                .filter(|listed| !NOT_DATA.contains(&listed.name.as_str()))
+                .filter(|listed| is_data(&listed.name))
                 .filter(|listed| listed.content == Content::Data && !except.contains(&listed.name))
                 .map(|listed| {
                     let pair = Pair { source: listed.name.clone(), target: listed.name.clone() };

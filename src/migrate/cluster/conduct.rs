@@ -20,11 +20,12 @@ use super::super::{retry, state};
 use super::Order;
 use super::check::check_one;
 use super::choice::{Pair, Wanted};
-use super::create::{Creation, create};
+use super::create::{self, Creation, Definitions};
 use super::survey::{Stand, Standing, Survey, survey};
 use crate::bulk::Budget;
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::Conninfo;
+use crate::schema::CarriedRole;
 use crate::telemetry::{self, Health, Metrics, Phase, Progress};
 use crate::wire::{Session, SessionSettings};
 
@@ -57,6 +58,8 @@ pub struct Moved {
     pub phases: Vec<(Phase, Duration)>,
     /// From the command's beginning to this database's end.
     pub elapsed: Duration,
+    /// What of the database itself, not of its content, is not as on the source.
+    pub warnings: Vec<String>,
 }
 
 /// What became of an order.
@@ -64,6 +67,8 @@ pub struct Moved {
 pub struct ClusterOutcome {
     /// Every database, in the order of names.
     pub databases: Vec<Moved>,
+    /// Every role of the source, unless they were not to be carried.
+    pub roles: Vec<CarriedRole>,
     /// What concerns no one database.
     pub warnings: Vec<String>,
 }
@@ -93,16 +98,24 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
             .note(&format!("moving {}", crate::telemetry::text::counted(databases as u64, "database")));
     }
     let checked = stop.or_stop(async { Ok(check_new(order, &survey).await) }).await?;
+    let mut outcome = ClusterOutcome { databases: Vec::new(), roles: Vec::new(), warnings: Vec::new() };
+    let mut definitions = None;
+    // Nothing is made for databases of which none can move.
+    if checked.iter().any(Option::is_none) {
+        let carried = stop.or_stop(create::roles(order, &survey.source, &survey.target)).await?;
+        outcome.roles = carried.roles;
+        outcome.warnings = carried.warnings;
+        let read = Definitions::read(order, &survey.source, &survey.target);
+        definitions = Some(stop.or_stop(read).await?);
+    }
     let conductor = Arc::new(Conductor {
-        options: Options {
-            records: if databases > 1 { Records::Keep } else { Records::Remove },
-            ..order.options.clone()
-        },
+        options: Options { records: Records::Keep, ..order.options.clone() },
         share: Share::new(&order.options),
         stage: Budget::new(Share::stage_seats(&order.options)),
-        source: survey.source,
         target: survey.target,
         creation: order.creation,
+        definitions,
+        company: if alone { Company::Alone } else { Company::Others },
     });
     let healths = watchers.health.divide(databases);
     let mut tasks = JoinSet::new();
@@ -116,7 +129,6 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
         let voices = ClusterWatchers { progress, health, ..watchers.clone() };
         tasks.spawn(conduct(Arc::clone(&conductor), stand, blocked, voices, started).instrument(span));
     }
-    let mut outcome = ClusterOutcome { databases: Vec::new(), warnings: Vec::new() };
     while let Some(ended) = tasks.join_next().await {
         let moved = ended.map_err(|cause| Error::new(ErrorKind::Bug, "move a database").because(cause))?;
         outcome.databases.push(moved);
@@ -155,9 +167,17 @@ struct Conductor {
     share: Share,
     /// Databases on their way to a full target.
     stage: Budget,
-    source: Conninfo,
     target: Conninfo,
     creation: Creation,
+    definitions: Option<Definitions>,
+    company: Company,
+}
+
+/// Whether a database's end is the command's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Company {
+    Alone,
+    Others,
 }
 
 /// Moves one database, and tells how it ended.
@@ -168,9 +188,10 @@ async fn conduct(
     watchers: ClusterWatchers,
     started: Instant,
 ) -> Moved {
+    let mut warnings = Vec::new();
     let ended = match blocked {
         Some(error) => Err(error),
-        None => conductor.run(&stand, &watchers).await,
+        None => conductor.run(&stand, &watchers, &mut warnings).await,
     };
     let ClusterWatchers { progress, metrics, health, .. } = watchers;
     match &ended {
@@ -180,18 +201,23 @@ async fn conduct(
             metrics.error(error.kind());
             health.fail();
             // Alone it is the end, and told there; of several the others may go on for weeks.
-            if conductor.options.records == Records::Keep {
+            if conductor.company == Company::Others {
                 progress.warn(&describe(error));
             }
         }
     }
     let phases = progress.phases();
     progress.finish();
-    Moved { pair: stand.pair, ended, phases, elapsed: started.elapsed() }
+    Moved { pair: stand.pair, ended, phases, elapsed: started.elapsed(), warnings }
 }
 
 impl Conductor {
-    async fn run(&self, stand: &Stand, watchers: &ClusterWatchers) -> Result<Outcome> {
+    async fn run(
+        &self,
+        stand: &Stand,
+        watchers: &ClusterWatchers,
+        warnings: &mut Vec<String>,
+    ) -> Result<Outcome> {
         let mut stop = watchers.shutdown.clone();
         // One that has its rows goes on at once: the source keeps WAL for it.
         let turn = match stand.progress {
@@ -200,9 +226,15 @@ impl Conductor {
                 Some(stop.or_stop(async { Ok(self.stage.take().await) }).await?)
             }
         };
-        if stand.progress == Standing::Missing && self.creation == Creation::Missing {
-            stop.or_stop(create(&self.source, &self.target, stand)).await?;
-            watchers.progress.note("the database is created on the target");
+        let definitions = self.definitions.as_ref();
+        let is_to_be_made = match stand.progress {
+            Standing::Missing => self.creation == Creation::Missing,
+            // It may be less like the source's than the operator thinks.
+            Standing::Untouched => true,
+            Standing::Begun(_) => false,
+        };
+        if let Some(definitions) = definitions.filter(|_| is_to_be_made) {
+            warnings.extend(stop.or_stop(definitions.create(stand)).await?);
         }
         let options =
             Options { source: stand.source.clone(), target: stand.target.clone(), ..self.options.clone() };
@@ -214,15 +246,16 @@ impl Conductor {
             shutdown: watchers.shutdown.clone(),
             share: self.share.with_stage(turn),
         };
-        retry::migrate(&options, &watchers).await
+        let outcome = retry::migrate(&options, &watchers).await?;
+        if let Some(definitions) = definitions.filter(|_| outcome.ended == Ended::Stopped) {
+            warnings.extend(definitions.complete(stand).await?);
+        }
+        Ok(outcome)
     }
 }
 
 /// Once every database is complete, the records that a second run would have needed go.
 async fn close(conductor: &Conductor, outcome: &mut ClusterOutcome) {
-    if conductor.options.records == Records::Remove {
-        return;
-    }
     let complete = |moved: &&Moved| matches!(&moved.ended, Ok(outcome) if outcome.ended == Ended::Stopped);
     if !outcome.is_complete() {
         if outcome.databases.iter().any(|moved| complete(&moved)) {

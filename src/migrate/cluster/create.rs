@@ -1,12 +1,18 @@
-//! Creates a database that the target lacks.
+//! What belongs to the server and not to one database's content: roles, databases, and what hangs on them.
 //!
-//! Hazard: made from template1 it would not be empty (P81); of another encoding it could not hold the source's
-//! text, and of another locale it would sort it otherwise (P64).
+//! Hazard: a timeout or a limit that bites while we fill a database ends our own work (P73), so that part is
+//! carried last. An owner must be there before what he owns: roles come first.
 
+use super::super::config::Owners;
 use super::survey::Stand;
-use crate::catalog::{field, row};
-use crate::error::{Error, Result};
-use crate::pg::{Conninfo, Identifier, SqlState, quote_literal};
+use super::{Order, Roles};
+use crate::error::{Error, ErrorKind, Result, Side};
+use crate::pg::{Conninfo, Identifier};
+use crate::precheck;
+use crate::schema::{
+    CarriedRoles, DatabaseDefinition, Stage, carry_database_properties, carry_roles, create_database,
+    read_databases,
+};
 use crate::wire::{Session, SessionSettings};
 
 /// What is done about databases that the target lacks.
@@ -19,43 +25,68 @@ pub enum Creation {
     Never,
 }
 
-/// Creates the database like the one on the source, from `template0`. One that is there by now is fine.
-///
-/// # Errors
-/// `Connect`, `Auth`; `Sql` when the target refuses.
-pub(super) async fn create(source: &Conninfo, target: &Conninfo, stand: &Stand) -> Result<()> {
-    let settings = SessionSettings::role("create");
-    let source = Session::connect(source, &settings).await?;
-    let like = row(
-        &source,
-        "read how the source database was made",
-        &format!(
-            "SELECT pg_catalog.pg_encoding_to_char(encoding) AS encoding, datcollate, datctype
-               FROM pg_catalog.pg_database WHERE datname = {}",
-            quote_literal(&stand.pair.source)
-        ),
-    )
-    .await?;
-    let literal = |column| Ok::<_, Error>(quote_literal(field::<&str>(&like, column)?));
-    let name = Identifier::new(stand.pair.target.as_str());
-    let create = format!(
-        "CREATE DATABASE {name} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}",
-        literal("encoding")?,
-        literal("datcollate")?,
-        literal("datctype")?
-    );
-    let target = Session::connect(target, &settings).await?;
-    match target.batch_execute(&create).await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let error = Error::from_postgres(format!("create database {name} on the target"), error);
-            match error.sqlstate() {
-                Some(SqlState::DUPLICATE_DATABASE) => Ok(()),
-                _ => Err(error.hint(
-                    "Give the target's role CREATEDB and the source's locale, or create the database yourself and \
-                     use --no-createdb.",
-                )),
+/// How the source's databases were made, and where on both servers that is asked and done.
+pub(super) struct Definitions {
+    databases: Vec<DatabaseDefinition>,
+    target: Conninfo,
+}
+
+/// Makes the roles that the target lacks, as far as they are wanted.
+pub(super) async fn roles(order: &Order, source: &Conninfo, target: &Conninfo) -> Result<CarriedRoles> {
+    let Roles::Carry(settings) = &order.roles else { return Ok(CarriedRoles::default()) };
+    let (source, target) = tokio::try_join!(enter(Side::Source, source), enter(Side::Target, target))?;
+    carry_roles(&source, &target, settings).await
+}
+
+impl Definitions {
+    /// Reads how the source's databases were made.
+    pub(super) async fn read(order: &Order, source: &Conninfo, target: &Conninfo) -> Result<Definitions> {
+        let session = enter(Side::Source, source).await?;
+        let mut databases = read_databases(&session).await.map_err(|error| error.on(Side::Source))?;
+        if order.options.owners == Owners::Ours {
+            for database in &mut databases {
+                database.owner.clone_from(&target.user);
             }
         }
+        Ok(Definitions { databases, target: target.clone() })
     }
+
+    /// Creates the database like the one on the source, unless it is there, and hangs on it what can do our own
+    /// work no harm. Gives what of it did not arrive.
+    pub(super) async fn create(&self, stand: &Stand) -> Result<Vec<String>> {
+        let name = &stand.pair.target;
+        let definition = self.definition(stand)?;
+        let session = enter(Side::Target, &self.target).await?;
+        let created =
+            create_database(&session, definition, name).await.map_err(|error| error.on(Side::Target))?;
+        let more = carry_database_properties(&session, definition, name, Stage::Early).await?;
+        Ok(about(stand, created.warnings.into_iter().chain(more)))
+    }
+
+    /// Hangs the rest on it.
+    pub(super) async fn complete(&self, stand: &Stand) -> Result<Vec<String>> {
+        let session = enter(Side::Target, &self.target).await?;
+        let definition = self.definition(stand)?;
+        let more = carry_database_properties(&session, definition, &stand.pair.target, Stage::Last).await?;
+        Ok(about(stand, more))
+    }
+
+    fn definition(&self, stand: &Stand) -> Result<&DatabaseDefinition> {
+        let name = &stand.pair.source;
+        self.databases.iter().find(|one| one.name == *name).ok_or_else(|| {
+            let name = Identifier::new(name.as_str());
+            Error::new(ErrorKind::Drift, format!("read how database {name} was made"))
+                .because("the source does not list it")
+        })
+    }
+}
+
+fn about(stand: &Stand, warnings: impl IntoIterator<Item = String>) -> Vec<String> {
+    let name = Identifier::new(stand.pair.target.as_str());
+    warnings.into_iter().map(|warning| format!("database {name}: {warning}")).collect()
+}
+
+async fn enter(side: Side, conninfo: &Conninfo) -> Result<Session> {
+    let session = Session::connect(conninfo, &SessionSettings::role("server")).await;
+    session.map_err(|error| precheck::explain(side, conninfo, error))
 }

@@ -10,7 +10,7 @@
 //!   left out by name ([`choice`]), and by nothing else.
 //!
 //! ```text
-//! survey ─► choice ─► check ─► create ─► (each database) migrate ─► all complete: records away
+//! survey ─► choice ─► check ─► roles ─► (each database) create, migrate, properties ─► all complete: records away
 //! ```
 
 mod check;
@@ -25,9 +25,10 @@ pub use conduct::{ClusterOutcome, ClusterWatchers, Moved, migrate};
 pub use create::Creation;
 
 use super::config::Options;
+use crate::schema::RoleSettings;
 
 /// What one command is asked to move.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Order {
     /// How; its two connection strings say where to connect first.
     pub options: Options,
@@ -35,6 +36,17 @@ pub struct Order {
     pub wanted: Wanted,
     /// What is done about databases that the target lacks.
     pub creation: Creation,
+    /// Whose roles.
+    pub roles: Roles,
+}
+
+/// What becomes of the source's roles.
+#[derive(Debug, Clone)]
+pub enum Roles {
+    /// Those that the target lacks are made.
+    Carry(RoleSettings),
+    /// They are the operator's business.
+    Leave,
 }
 
 impl Order {
@@ -45,6 +57,6 @@ impl Order {
             source: options.source.database().to_owned(),
             target: options.target.database().to_owned(),
         };
-        Order { options, wanted: Wanted::One(pair), creation: Creation::Never }
+        Order { options, wanted: Wanted::One(pair), creation: Creation::Never, roles: Roles::Leave }
     }
 }
