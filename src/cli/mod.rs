@@ -70,10 +70,15 @@ async fn run(command: Command) -> Result<Exit> {
     }
 }
 
+/// What the main thread has: a database's whole migration is one task, whose frames are large without
+/// optimization. Memory that no frame touches is never given.
+const THREAD_STACK_BYTES: usize = 8 << 20;
+
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("pgstream-io")
+        .thread_stack_size(THREAD_STACK_BYTES)
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "start worker threads").because(error))
 }

@@ -127,7 +127,9 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
         let span =
             if alone { tracing::Span::none() } else { tracing::error_span!("database", database = name) };
         let voices = ClusterWatchers { progress, health, ..watchers.clone() };
-        tasks.spawn(conduct(Arc::clone(&conductor), stand, blocked, voices, started).instrument(span));
+        let work = conduct(Arc::clone(&conductor), stand, blocked, voices, started);
+        // A future of this size is better not moved about.
+        tasks.spawn(Box::pin(work.instrument(span)));
     }
     while let Some(ended) = tasks.join_next().await {
         let moved = ended.map_err(|cause| Error::new(ErrorKind::Bug, "move a database").because(cause))?;
@@ -246,7 +248,7 @@ impl Conductor {
             shutdown: watchers.shutdown.clone(),
             share: self.share.with_stage(turn),
         };
-        let outcome = retry::migrate(&options, &watchers).await?;
+        let outcome = Box::pin(retry::migrate(&options, &watchers)).await?;
         if let Some(definitions) = definitions.filter(|_| outcome.ended == Ended::Stopped) {
             warnings.extend(definitions.complete(stand).await?);
         }
