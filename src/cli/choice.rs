@@ -150,7 +150,6 @@ impl MigrateArgs {
         Ok(Options {
             ending: self.ending.ending()?,
             identity: self.identity.choice(),
-            owners: self.roles.owners(),
             output: self.talk.output(),
             pgbin: self.files.pgbin,
             work_dir: self.files.work_dir,

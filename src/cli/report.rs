@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::result::MigrateResult;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::cluster::{ClusterOutcome, Creation, Moved, Order, Roles, Wanted};
-use crate::migrate::{Ending, Full, Owners};
+use crate::migrate::{Ending, Full};
 use crate::telemetry::text;
 
 /// Where the report goes, and what stands at its head.
@@ -151,7 +151,6 @@ fn settings(order: &Order) -> Value {
         "source": options.source.describe(),
         "target": options.target.describe(),
         "databases": databases,
-        "owners_kept": options.owners == Owners::Kept,
         "roles_carried": matches!(order.roles, Roles::Carry(_)),
         "create_databases": order.creation == Creation::Missing,
         "ending": ending,

@@ -6,7 +6,6 @@
 use std::path::PathBuf;
 
 use super::misuse::Misuse;
-use crate::migrate::Owners;
 use crate::migrate::cluster::choice::{self, InvalidName, twice};
 use crate::migrate::cluster::{Creation, Pair, Roles, Wanted};
 use crate::pg::Conninfo;
@@ -47,9 +46,6 @@ pub struct RoleArgs {
     /// Write these passwords to this file, for its owner alone.
     #[arg(long, value_name = "FILE")]
     pub role_passwords: Option<PathBuf>,
-    /// Let our role own everything on the target.
-    #[arg(long)]
-    pub no_owner: bool,
 }
 
 /// Patterns of roles.
@@ -71,12 +67,6 @@ impl RoleArgs {
         }
         let excluded = self.excluded_roles.iter().flat_map(|list| list.0.clone()).collect();
         Roles::Carry(RoleSettings { excluded, password_file: self.role_passwords.clone() })
-    }
-
-    /// Who owns what is made.
-    #[must_use]
-    pub fn owners(&self) -> Owners {
-        if self.no_owner { Owners::Ours } else { Owners::Kept }
     }
 }
 

@@ -90,16 +90,6 @@ pub enum Records {
     Keep,
 }
 
-/// Who owns what is made on the target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Owners {
-    /// Whoever owns it on the source, where the target allows.
-    #[default]
-    Kept,
-    /// Our role.
-    Ours,
-}
-
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
@@ -131,8 +121,6 @@ pub struct Options {
     pub identity: IdentityChoice,
     /// Where metrics are served; nowhere when not given.
     pub metrics_addr: Option<SocketAddr>,
-    /// Who owns it then.
-    pub owners: Owners,
     /// What is left on the target at the end.
     pub records: Records,
     /// How the result is written.
@@ -175,7 +163,6 @@ impl Options {
             ending: Ending::default(),
             identity: IdentityChoice::default(),
             metrics_addr: None,
-            owners: Owners::default(),
             records: Records::default(),
             output: Output::default(),
             work_dir: None,

@@ -6,7 +6,6 @@
 use tokio::sync::mpsc;
 
 use super::build::Builder;
-use super::config::Owners;
 use super::cutover::source_search_path;
 use super::run::Run;
 use super::state;
@@ -14,8 +13,7 @@ use crate::catalog::{Capabilities, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::schema::{
     self, Archive, Build, BuildSettings, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
-    EventTriggers, FilterSettings, Ownership, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression,
-    Tools,
+    EventTriggers, FilterSettings, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
 
@@ -124,11 +122,7 @@ impl Definitions {
     async fn restore(&self, run: &Run, ids: &[DumpId]) -> Result<()> {
         let done = state::restored(&run.target).await?;
         let ids: Vec<DumpId> = ids.iter().copied().filter(|id| !done.contains(id)).collect();
-        let owners = match run.options.owners {
-            Owners::Kept => Ownership::Kept,
-            Owners::Ours => Ownership::Ours,
-        };
-        let settings = RestoreSettings { run: run.restore, tablespaces: Tablespaces::Default, owners };
+        let settings = RestoreSettings { run: run.restore, tablespaces: Tablespaces::Default };
         let restored =
             schema::restore(&self.tools, &self.archive, &run.options.target, &ids, settings).await?;
         for warning in schema::restore_privileges(&run.target, &self.archive.toc, restored.warnings).await? {

@@ -36,7 +36,7 @@ mod shutdown;
 pub mod state;
 mod tables;
 
-pub use config::{Ending, Full, IdentityChoice, Options, Output, Owners, Records};
+pub use config::{Ending, Full, IdentityChoice, Options, Output, Records};
 pub use outcome::{Ended, Figures, Outcome};
 pub use release::release_source;
 pub use retry::migrate;

@@ -2,14 +2,8 @@
 
 use std::time::Duration;
 
-use super::follow::Followed;
-use super::state::{self, MigrationId};
-use crate::apply::{self, LaneId};
-use crate::bulk::ledger::{self, TableState};
-use crate::catalog::{self, ObjectCounts};
-use crate::error::Result;
+use crate::catalog::ObjectCounts;
 use crate::pg::Lsn;
-use crate::wire::Session;
 
 /// How it ended, short of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,37 +52,4 @@ pub struct Outcome {
     pub figures: Figures,
     /// Everything that was not carried as it was, or that the operator must look at.
     pub warnings: Vec<String>,
-}
-
-/// Reads what a migration has come to from its records on the target.
-pub(super) async fn read(
-    target: &Session,
-    id: &MigrationId,
-    database: &str,
-    ended: Ended,
-    followed: &Followed,
-) -> Result<Outcome> {
-    let tables = ledger::read(target).await?;
-    let mut figures =
-        Figures { tables: tables.len() as u64, lag_bytes: followed.lag_bytes, ..Figures::default() };
-    for state in tables.values() {
-        if let TableState::Copied { rows, bytes, .. } = state {
-            figures.rows_copied += rows;
-            figures.bytes_copied += bytes;
-        }
-    }
-    let progress = apply::read_progress(target, &id.slot(), LaneId::FIRST).await?;
-    if let Some(progress) = progress {
-        figures.transactions_applied = progress.transactions.unsigned_abs();
-        figures.changes_applied = progress.changes.unsigned_abs();
-    }
-    Ok(Outcome {
-        database: database.to_owned(),
-        ended,
-        position: followed.position,
-        consistent_point: state::find(target).await?.and_then(|state| state.consistent_point),
-        objects: catalog::count_objects(target).await?,
-        figures,
-        warnings: state::warnings(target).await?,
-    })
 }

@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::config::{Ending, Options, Records};
-use super::outcome::{self, Ended, Outcome};
+use super::outcome::{Ended, Figures, Outcome};
 use super::share::Share;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
 use super::{abandon, cutover, define, follow, load, monitor, open};
+use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
+use crate::catalog;
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion};
 use crate::precheck::IdentityChoice;
@@ -218,7 +220,28 @@ impl Run {
     }
 
     async fn outcome(&self, ended: Ended, followed: &follow::Followed) -> Result<Outcome> {
-        let database = self.options.source.database();
-        outcome::read(&self.target, &self.id, database, ended, followed).await
+        let tables = ledger::read(&self.target).await?;
+        let mut figures =
+            Figures { tables: tables.len() as u64, lag_bytes: followed.lag_bytes, ..Figures::default() };
+        for state in tables.values() {
+            if let ledger::TableState::Copied { rows, bytes, .. } = state {
+                figures.rows_copied += rows;
+                figures.bytes_copied += bytes;
+            }
+        }
+        let progress = apply::read_progress(&self.target, &self.id.slot(), LaneId::FIRST).await?;
+        if let Some(progress) = progress {
+            figures.transactions_applied = progress.transactions.unsigned_abs();
+            figures.changes_applied = progress.changes.unsigned_abs();
+        }
+        Ok(Outcome {
+            database: self.options.source.database().to_owned(),
+            ended,
+            position: followed.position,
+            consistent_point: state::find(&self.target).await?.and_then(|state| state.consistent_point),
+            objects: catalog::count_objects(&self.target).await?,
+            figures,
+            warnings: state::warnings(&self.target).await?,
+        })
     }
 }

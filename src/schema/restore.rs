@@ -31,17 +31,6 @@ pub struct RestoreSettings {
     pub run: RestoreRun,
     /// Whether objects go to the tablespaces they had.
     pub tablespaces: Tablespaces,
-    /// Whether objects go to the owners they had.
-    pub owners: Ownership,
-}
-
-/// Who owns what is restored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ownership {
-    /// Whoever did.
-    Kept,
-    /// The role that restores.
-    Ours,
 }
 
 /// A restore after which nothing is missing but what the warnings say.
@@ -93,9 +82,6 @@ fn arguments(archive: &Archive, list: &NamedTempFile, settings: RestoreSettings)
         ["--dbname=", "--no-password", "--verbose"].map(OsString::from).to_vec();
     if settings.tablespaces == Tablespaces::Default {
         arguments.push("--no-tablespaces".into());
-    }
-    if settings.owners == Ownership::Ours {
-        arguments.push("--no-owner".into());
     }
     arguments.extend(["--use-list".into(), list.path().into(), archive.path.as_os_str().to_owned()]);
     arguments

@@ -10,9 +10,9 @@ use pgstream::error::{Error, ErrorKind, describe};
 use pgstream::pg::{Conninfo, HostName, Identifier, QualifiedName};
 use pgstream::schema::{
     Archive, Build, BuildForm, BuildKind, BuildSettings, Built, DumpEncoding, DumpId, DumpSettings,
-    EventTriggers, FilterSettings, Ownership, Plan, RestoreRun, RestoreSettings, RestoreWarning,
-    RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, build, dump_definitions,
-    find_tools, restore, restore_privileges,
+    EventTriggers, FilterSettings, Plan, RestoreRun, RestoreSettings, RestoreWarning, RestoreWarningKind,
+    Schedule, Schema, Tablespaces, ToastCompression, Tools, build, dump_definitions, find_tools, restore,
+    restore_privileges,
 };
 use pgstream::wire::{Session, SessionSettings};
 
@@ -34,7 +34,7 @@ pub(crate) async fn carry(tools: &Tools, source: &Conninfo, target: &Conninfo, r
     let folder = tempfile::tempdir().expect("a temporary folder");
     let archive = dump(tools, source, folder.path()).await;
     let plan = Plan::new(&archive.toc, SETTINGS);
-    let restoring = RestoreSettings { run, tablespaces: Tablespaces::Default, owners: Ownership::Kept };
+    let restoring = RestoreSettings { run, tablespaces: Tablespaces::Default };
     let mut carried = Carried::default();
     carried.skipped.extend(plan.skipped.into_iter().map(|skipped| skipped.entry));
     let restored = restore(tools, &archive, target, &plan.pre_data, restoring).await.expect("pre-data");

@@ -105,7 +105,7 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
         let carried = stop.or_stop(create::roles(order, &survey.source, &survey.target)).await?;
         outcome.roles = carried.roles;
         outcome.warnings = carried.warnings;
-        let read = Definitions::read(order, &survey.source, &survey.target);
+        let read = Definitions::read(&survey.source, &survey.target);
         definitions = Some(stop.or_stop(read).await?);
     }
     let conductor = Arc::new(Conductor {

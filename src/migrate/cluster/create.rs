@@ -3,7 +3,6 @@
 //! Hazard: a timeout or a limit that bites while we fill a database ends our own work (P73), so that part is
 //! carried last. An owner must be there before what he owns: roles come first.
 
-use super::super::config::Owners;
 use super::survey::Stand;
 use super::{Order, Roles};
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -40,14 +39,9 @@ pub(super) async fn roles(order: &Order, source: &Conninfo, target: &Conninfo) -
 
 impl Definitions {
     /// Reads how the source's databases were made.
-    pub(super) async fn read(order: &Order, source: &Conninfo, target: &Conninfo) -> Result<Definitions> {
+    pub(super) async fn read(source: &Conninfo, target: &Conninfo) -> Result<Definitions> {
         let session = enter(Side::Source, source).await?;
-        let mut databases = read_databases(&session).await.map_err(|error| error.on(Side::Source))?;
-        if order.options.owners == Owners::Ours {
-            for database in &mut databases {
-                database.owner.clone_from(&target.user);
-            }
-        }
+        let databases = read_databases(&session).await.map_err(|error| error.on(Side::Source))?;
         Ok(Definitions { databases, target: target.clone() })
     }
 
