@@ -143,12 +143,7 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
 /// Checks what is to be created, so that nothing is made on the target for a database that cannot move. One
 /// that the target has is checked by its own run.
 async fn check_new(order: &Order, survey: &Survey) -> Vec<Option<Error>> {
-    let check = |stand| async move {
-        match refused(order, survey, stand).await {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        }
-    };
+    let check = |stand| async move { refused(order, survey, stand).await.err() };
     stream::iter(survey.stands.iter().map(check)).buffered(AT_ONCE).collect().await
 }
 
