@@ -140,8 +140,8 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
     Ok(outcome)
 }
 
-/// Checks what is to be created, so that nothing is made on the target for a database that cannot move. One
-/// that the target has is checked by its own run.
+/// Checks what is not begun yet, so that nothing is made on the target, be it a role, for a database that
+/// cannot move. Its own run checks it again under its lock, and one that has begun is past being checked.
 async fn check_new(order: &Order, survey: &Survey) -> Vec<Option<Error>> {
     let check = |stand| async move { refused(order, survey, stand).await.err() };
     stream::iter(survey.stands.iter().map(check)).buffered(AT_ONCE).collect().await
@@ -152,9 +152,12 @@ async fn refused(order: &Order, survey: &Survey, stand: &Stand) -> Result<()> {
         return Err(refusal);
     }
     match (stand.progress, order.creation) {
-        (Standing::Missing, Creation::Missing) => passed(&check_one(order, &survey.target, stand).await?),
+        (Standing::Begun(_), _) => Ok(()),
         // Without the database its own run says so, and how to make it.
-        (Standing::Missing, Creation::Never) | (Standing::Untouched | Standing::Begun(_), _) => Ok(()),
+        (Standing::Missing, Creation::Never) => Ok(()),
+        (Standing::Missing, Creation::Missing) | (Standing::Untouched, _) => {
+            passed(&check_one(order, &survey.target, stand).await?)
+        }
     }
 }
 
