@@ -19,6 +19,7 @@ use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tracing::Instrument as _;
 
 use super::assemble::{Assembler, SpoolLimits};
 use super::checkpoint::Checkpoint;
@@ -105,15 +106,18 @@ impl Applier {
         let writer = Writer::new(lane, checkpoint, Arc::clone(&reporter), Arc::clone(&stats), done);
 
         let writing = Arc::clone(&outcome);
-        let writer = tokio::spawn(async move {
+        let writer = async move {
             match AssertUnwindSafe(writer.run(to_write)).catch_unwind().await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => writing.fail(error),
                 Err(_) => writing.fail(Error::new(ErrorKind::Bug, "write changes")),
             }
-        });
+        };
+        let writer = tokio::spawn(writer.in_current_span());
         let planning = Arc::clone(&outcome);
+        let span = tracing::Span::current();
         let planner = thread::Builder::new().name("pgstream-plan".to_owned()).spawn(move || {
+            let _entered = span.entered();
             match catch_unwind(AssertUnwindSafe(|| planner.run())) {
                 Ok(Ok(())) => {}
                 // The writer went first; its error is the one to show.

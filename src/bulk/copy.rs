@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
+use super::budget::Budget;
 use super::partition::{Part, TableCopy, partition};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,8 +33,10 @@ pub struct CopyPlan {
     pub watermark: Lsn,
     /// Tables, in any order.
     pub tables: Vec<TableCopy>,
-    /// Workers; each holds one connection to either end.
+    /// Workers; each holds one connection to either end while it has a turn.
     pub jobs: usize,
+    /// Where the workers take their turns.
+    pub budget: Budget,
     /// Tables larger than this are cut (bytes).
     pub split_bytes: u64,
     /// How long a part waits for ACCESS SHARE on its table (P26).
@@ -171,7 +175,7 @@ pub async fn copy_tables(plan: CopyPlan, events: mpsc::Sender<CopyEvent>) -> Res
     Worker::empty_split_tables(&wave).await?;
     let mut workers = JoinSet::new();
     for _ in 0..jobs {
-        workers.spawn(Worker::new(Arc::clone(&wave)).run());
+        workers.spawn(Worker::new(Arc::clone(&wave)).run().in_current_span());
     }
     while let Some(ended) = workers.join_next().await {
         // The first error ends the wave: the set is dropped, and the others' transactions with it.

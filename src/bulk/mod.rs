@@ -12,6 +12,7 @@
 //! [`Keeper`] holds the snapshot, [`partition`] cuts tables into [`Part`]s, workers [`copy_tables`] them,
 //! and the [`ledger`] remembers what is done.
 
+mod budget;
 mod copy;
 mod keeper;
 mod large_object;
@@ -20,7 +21,8 @@ mod object_right;
 mod partition;
 mod worker;
 
+pub use budget::{Budget, Turn};
 pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, OnRewrite, copy_tables};
 pub use keeper::Keeper;
 pub use large_object::{CarriedObjects, ObjectPlan, carry_large_objects};
-pub use partition::{BlockRange, CopyFormat, Freeze, Part, TableCopy, Turn, partition};
+pub use partition::{BlockRange, CopyFormat, Freeze, Part, Rank, TableCopy, partition};

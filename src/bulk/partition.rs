@@ -32,12 +32,12 @@ pub struct TableCopy {
     /// Heap and TOAST bytes on the source.
     pub bytes: u64,
     /// Whether it goes ahead of larger ones.
-    pub turn: Turn,
+    pub rank: Rank,
 }
 
 /// When a table is copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Turn {
+pub enum Rank {
     /// Before all others: it is rewritten so often that a snapshot shows it only while it is fresh.
     First,
     /// By its size.
@@ -85,7 +85,7 @@ impl TableCopy {
             format,
             blocks: source.blocks,
             bytes: source.bytes,
-            turn: Turn::BySize,
+            rank: Rank::BySize,
         }
     }
 
@@ -165,7 +165,7 @@ pub fn partition(tables: &[TableCopy], split_bytes: u64, source: ServerVersion) 
         }));
     }
     // Stable: parts of one table stay in block order, so that the source reads ahead.
-    parts.sort_by_key(|part| (tables.get(part.table).map(|table| table.turn), std::cmp::Reverse(part.bytes)));
+    parts.sort_by_key(|part| (tables.get(part.table).map(|table| table.rank), std::cmp::Reverse(part.bytes)));
     parts
 }
 
@@ -183,7 +183,7 @@ mod tests {
             format: CopyFormat::Binary,
             blocks,
             bytes,
-            turn: Turn::BySize,
+            rank: Rank::BySize,
         }
     }
 
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn what_cannot_wait_goes_first() {
-        let restless = TableCopy { turn: Turn::First, ..table(1, 5) };
+        let restless = TableCopy { rank: Rank::First, ..table(1, 5) };
         let parts = partition(&[table(9, 90), restless], 1000, V15);
         assert_eq!(parts.iter().map(|part| part.table).collect::<Vec<_>>(), [1, 0]);
     }

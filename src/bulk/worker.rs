@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::budget::Turn;
 use super::copy::{CopiedTable, CopyEvent, CopyPlan, Left, LoadRole, OnRewrite, PutOff, Wave};
 use super::ledger;
 use super::partition::{Freeze, Part, TableCopy};
@@ -20,6 +21,7 @@ const ATTEMPTS: u32 = 6;
 pub(super) struct Worker {
     wave: Arc<Wave>,
     ends: Option<Ends>,
+    turn: Option<Turn>,
 }
 
 struct Ends {
@@ -34,7 +36,7 @@ enum Copied {
 
 impl Worker {
     pub(super) fn new(wave: Arc<Wave>) -> Worker {
-        Worker { wave, ends: None }
+        Worker { wave, ends: None, turn: None }
     }
 
     /// Empties the tables that are copied in parts, before any part of them may load.
@@ -68,6 +70,7 @@ impl Worker {
             if progress.put_off.get().is_some() {
                 continue;
             }
+            self.take_turn().await;
             match self.copy_patiently(part).await? {
                 Copied::Rows { rows, bytes } => self.count(part, rows, bytes).await?,
                 Copied::PutOff(why) => {
@@ -80,6 +83,18 @@ impl Worker {
             }
         }
         Ok(Left::Nothing)
+    }
+
+    /// Waits for a turn, unless this worker has one that it may go on with.
+    async fn take_turn(&mut self) {
+        if self.turn.as_ref().is_some_and(Turn::is_over) {
+            // Without a turn no connection is ours.
+            self.ends = None;
+            self.turn = None;
+        }
+        if self.turn.is_none() {
+            self.turn = Some(self.wave.plan.budget.take().await);
+        }
     }
 
     fn table(&self, part: Part) -> &TableCopy {

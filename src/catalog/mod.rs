@@ -15,6 +15,7 @@
 //! | `capability` | what our role may do (P48) |
 
 mod capability;
+mod count;
 mod dependent;
 mod diff;
 mod extension;
@@ -32,6 +33,7 @@ pub(crate) mod testing;
 mod typing;
 
 pub use capability::{Capabilities, Connections, ReplicaRole};
+pub use count::{ObjectCounts, count_objects};
 pub use dependent::{Cause, Dependent, DependentKind, read_dependents};
 pub use diff::{Difference, Mismatch, compare, compare_tables};
 pub use extension::{Configuration, ConfigurationKind, read_configuration};

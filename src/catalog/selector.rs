@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Reach};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{QualifiedName, RelationId};
 
@@ -231,8 +231,9 @@ impl Pattern {
 /// The tables that `selectors` name in this database; a partitioned table stands for its partitions too.
 ///
 /// # Errors
-/// `Usage` if a selector that concerns this database matches none of its tables.
-pub fn select(selectors: &[TableSelector], catalog: &Catalog) -> Result<HashSet<RelationId>> {
+/// `Usage` if a selector that concerns this database matches none of its tables, unless it may find them in
+/// another database of the run.
+pub fn select(selectors: &[TableSelector], reach: Reach, catalog: &Catalog) -> Result<HashSet<RelationId>> {
     let mut chosen = HashSet::new();
     for selector in selectors.iter().filter(|selector| selector.concerns(&catalog.database)) {
         let matched: Vec<RelationId> = catalog
@@ -241,7 +242,7 @@ pub fn select(selectors: &[TableSelector], catalog: &Catalog) -> Result<HashSet<
             .filter(|table| selector.matches(&table.name))
             .map(|table| table.oid)
             .collect();
-        if matched.is_empty() {
+        if matched.is_empty() && reach == Reach::Database {
             return Err(Error::new(
                 ErrorKind::Usage,
                 format!("find a table that matches {selector} in database {}", catalog.database),
@@ -349,17 +350,21 @@ mod tests {
         let mut middle = table(2, "middle");
         (middle.is_partition, middle.parents) = (true, vec![RelationId::new(1)]);
         let catalog = catalog([table(1, "root"), middle, leaf, table(4, "apart")]);
-        let chosen = select(&["root".parse().unwrap()], &catalog).unwrap();
+        let chosen = select(&["root".parse().unwrap()], Reach::Database, &catalog).unwrap();
         assert_eq!(chosen, HashSet::from([1, 2, 3].map(RelationId::new)));
     }
 
     #[test]
     fn a_selector_without_a_match_is_a_usage_error() {
         let catalog = catalog([table(1, "orders")]);
-        let error = select(&["order".parse().unwrap()], &catalog).unwrap_err();
+        let error = select(&["order".parse().unwrap()], Reach::Database, &catalog).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage);
-        assert!(select(&["elsewhere.s.order".parse().unwrap()], &catalog).unwrap().is_empty());
+        assert!(
+            select(&["elsewhere.s.order".parse().unwrap()], Reach::Database, &catalog).unwrap().is_empty()
+        );
         // Two selectors may name the same table.
-        assert!(select(&["orders".parse().unwrap(), "o*".parse().unwrap()], &catalog).is_ok());
+        assert!(
+            select(&["orders".parse().unwrap(), "o*".parse().unwrap()], Reach::Database, &catalog).is_ok()
+        );
     }
 }

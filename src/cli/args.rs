@@ -13,7 +13,9 @@ use clap::error::ErrorKind as ClapKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
 use super::misuse::Misuse;
+use super::pg_migrate::{self, PgMigrateArgs};
 use super::quantity::{self, Limit, TableList};
+use super::selection::{self, Databases, RoleArgs};
 use crate::error::Error;
 use crate::pg::Secret;
 
@@ -46,6 +48,9 @@ pub enum Command {
     /// Remove everything that pgstream made on either server; one of the two is enough.
     #[command(after_help = EXITS)]
     Cleanup(CleanupArgs),
+    /// Take aiven-db-migrate's place: its options, its defaults, all databases of a server.
+    #[command(name = "pg_migrate", visible_alias = "pg-migrate", infer_long_args = true, after_help = EXITS)]
+    PgMigrate(Box<PgMigrateArgs>),
     /// Show a whole migration on two throwaway servers of this machine.
     Demo(DemoArgs),
 }
@@ -117,9 +122,11 @@ pub enum ReplicaIdentity {
 /// The values of `--method`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum MethodArg {
-    /// Replication where its checks pass, else the dump.
-    #[value(alias = "replication_with_dump_fallback")]
+    /// Replication where its checks pass, else the dump; replication where another option asks for it.
     Auto,
+    /// The same, whatever the other options; the name is aiven-db-migrate's.
+    #[value(name = "replication_with_dump_fallback", hide = true)]
+    Fallback,
     /// Copy, then every change.
     Replication,
     /// Copy under one snapshot, and no more.
@@ -209,6 +216,9 @@ pub struct Talk {
     /// How log lines on stderr are written [env: PGSTREAM_LOG sets their levels].
     #[arg(long, value_name = "text|json", default_value = "text", hide_possible_values = true)]
     pub log_format: LogFormatArg,
+    /// Name this run in every log line [default: an id of its own].
+    #[arg(long, value_name = "ID", value_parser = selection::migration_id)]
+    pub migration_id: Option<String>,
 }
 
 /// The values of `--log-format`.
@@ -226,6 +236,9 @@ pub struct CheckArgs {
     /// The two ends.
     #[command(flatten)]
     pub servers: Servers,
+    /// Which databases.
+    #[command(flatten)]
+    pub databases: Databases,
     /// How the rows are to travel: auto takes replication where it can.
     #[arg(
         long,
@@ -258,6 +271,12 @@ pub struct MigrateArgs {
     /// The two ends.
     #[command(flatten)]
     pub servers: Servers,
+    /// Which databases.
+    #[command(flatten)]
+    pub databases: Databases,
+    /// Which roles.
+    #[command(flatten)]
+    pub roles: RoleArgs,
     /// How the rows travel: replication copies and then carries every change; dump copies what one moment shows,
     /// and ends; auto takes replication where its checks pass, else the dump, and says why.
     #[arg(
@@ -289,6 +308,9 @@ pub struct MigrateArgs {
     /// Serve Prometheus metrics, /healthz and /readyz here, such as 127.0.0.1:9187.
     #[arg(long, value_name = "ADDRESS", help_heading = "Output", value_parser = address)]
     pub metrics_addr: Option<SocketAddr>,
+    /// Write what became of everything to this file, as JSON, also when the run fails.
+    #[arg(long, visible_alias = "report-file", value_name = "FILE", help_heading = "Output")]
+    pub report: Option<PathBuf>,
     /// What is said.
     #[command(flatten)]
     pub talk: Talk,
@@ -366,7 +388,7 @@ impl Args {
     /// # Errors
     /// [`crate::error::ErrorKind::Usage`], with a [`Misuse`] as its cause.
     pub fn read(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error> {
-        let args = match Args::try_parse_from(words) {
+        let args = match Args::try_parse_from(pg_migrate::two_letter_flags(words)) {
             Ok(args) => args,
             Err(error) if matches!(error.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion) => {
                 return Ok(Parsed::Show(error.render().to_string()));
@@ -378,7 +400,7 @@ impl Args {
 }
 
 #[allow(clippy::unnecessary_wraps)] // clap asks for a Result
-fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
+pub(super) fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 
@@ -453,7 +475,7 @@ mod tests {
         assert_eq!(migrate("").method, MethodArg::Auto);
         assert_eq!(migrate("--force-method dump").method, MethodArg::Dump);
         assert_eq!(migrate("--force-method replication").method, MethodArg::Replication);
-        assert_eq!(migrate("--force-method replication_with_dump_fallback").method, MethodArg::Auto);
+        assert_eq!(migrate("--force-method replication_with_dump_fallback").method, MethodArg::Fallback);
     }
 
     #[test]

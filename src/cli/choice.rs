@@ -3,12 +3,13 @@
 use std::str::FromStr;
 
 use super::args::{
-    Checks, Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg, MigrateArgs, ReplicaIdentity,
-    Talk, Until,
+    CheckArgs, Checks, Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg, MigrateArgs,
+    ReplicaIdentity, Talk, Until,
 };
 use super::misuse::Misuse;
 use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
+use crate::migrate::cluster::{Order, Roles, Wanted};
 use crate::migrate::{Ending, Full, IdentityChoice, MethodChoice, Options, Output};
 use crate::pg::Conninfo;
 use crate::precheck::{CheckChoice, TrialRestore, VersionRule};
@@ -23,16 +24,24 @@ impl Command {
             Command::Migrate(migrate) => &migrate.talk,
             Command::Status(status) => &status.talk,
             Command::Cleanup(cleanup) => &cleanup.talk,
+            Command::PgMigrate(pg_migrate) => &pg_migrate.talk,
             Command::Demo(demo) => &demo.talk,
         }
     }
 
     pub(super) fn contradiction(&self) -> Option<Misuse> {
         let own = match self {
-            Command::Check(check) => check.filters.contradiction(&check.identity),
-            Command::Migrate(migrate) => {
-                migrate.ending.ending().err().or_else(|| migrate.filters.contradiction(&migrate.identity))
+            Command::Check(check) => {
+                check.databases.contradiction().or_else(|| check.filters.contradiction(&check.identity))
             }
+            Command::Migrate(migrate) => {
+                let ending = migrate.ending.ending().err();
+                ending
+                    .or_else(|| migrate.databases.contradiction())
+                    .or_else(|| migrate.roles.contradiction())
+                    .or_else(|| migrate.filters.contradiction(&migrate.identity))
+            }
+            Command::PgMigrate(pg_migrate) => pg_migrate.contradiction(),
             Command::Status(_) | Command::Cleanup(_) | Command::Demo(_) => None,
         };
         own.or_else(|| self.talk().contradiction())
@@ -61,6 +70,7 @@ impl MethodArg {
     pub fn choice(self) -> MethodChoice {
         match self {
             MethodArg::Auto => MethodChoice::Auto,
+            MethodArg::Fallback => MethodChoice::Fallback,
             MethodArg::Replication => MethodChoice::Replication,
             MethodArg::Dump => MethodChoice::Dump,
         }
@@ -178,7 +188,50 @@ impl Talk {
     }
 }
 
+/// Of several databases a selector need not find something in each.
+fn within(wanted: &Wanted, filters: catalog::Filters) -> catalog::Filters {
+    let reach = match wanted {
+        Wanted::One(_) => Reach::Database,
+        Wanted::Named(_) | Wanted::All { .. } => Reach::Cluster,
+    };
+    catalog::Filters { reach, ..filters }
+}
+
+impl CheckArgs {
+    /// What is to be checked, between these two servers.
+    ///
+    /// # Errors
+    /// As [`super::Databases::wanted`].
+    pub fn order(self, source: Conninfo, target: Conninfo) -> Result<Order, Misuse> {
+        let wanted = self.databases.wanted(&source, &target)?;
+        let creation = self.databases.creation();
+        let options = Options {
+            method: self.method.choice(),
+            identity: self.identity.choice(),
+            filters: within(&wanted, self.filters.choice()?),
+            checks: self.checks.choice(),
+            pgbin: self.files.pgbin,
+            work_dir: self.files.work_dir,
+            ..Options::new(source, target)
+        };
+        Ok(Order { options, wanted, creation, roles: Roles::Leave })
+    }
+}
+
 impl MigrateArgs {
+    /// What is to be moved, between these two servers.
+    ///
+    /// # Errors
+    /// As [`MigrateArgs::options`] and [`super::Databases::wanted`].
+    pub fn order(self, source: Conninfo, target: Conninfo) -> Result<Order, Misuse> {
+        let wanted = self.databases.wanted(&source, &target)?;
+        let creation = self.databases.creation();
+        let roles = self.roles.roles();
+        let options = self.options(source, target)?;
+        let options = Options { filters: within(&wanted, options.filters.clone()), ..options };
+        Ok(Order { options, wanted, creation, roles })
+    }
+
     /// The engine's options: what was given, and defaults for the rest.
     ///
     /// # Errors
@@ -323,6 +376,18 @@ mod tests {
             (
                 "migrate --until caught-up --max-replication-lag 1MB",
                 "--max-replication-lag says when --stop-replication may stop: give both, or neither",
+            ),
+            (
+                "migrate --database a --all-databases",
+                "--database names what moves, and --all-databases moves all: give one of them",
+            ),
+            (
+                "check --database a -f b",
+                "--exclude-db leaves databases out of all, not of those that --database names",
+            ),
+            (
+                "migrate --database a:x --database b:x",
+                "\"x\" is given twice: each --database needs a name of its own, on either side",
             ),
             ("check -q -v", "--quiet and --verbose contradict each other"),
             ("demo -q -d", "--quiet and --verbose contradict each other"),

@@ -7,38 +7,33 @@ use std::io::Write as _;
 use std::path::Path;
 
 use super::args::{CheckArgs, MigrateArgs, Servers};
-use super::exit::{Exit, Failure, complain};
-use super::result::{DatabaseResult, Method, MigrateResult, Status};
+use super::exit::{Exit, Failure, complain, complain_of};
+use super::report::Report;
+use super::result::{DatabaseResult, Method, MigrateResult, RoleResult, RoleStatus, Status};
 use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result, Side, describe};
-use crate::migrate::{
-    self, Ended, Ending, MethodTaken, Outcome, Output, ShutdownSender, Watchers, Workplace,
-};
+use crate::migrate::cluster::{self, ClusterOutcome, ClusterWatchers, Moved, Order, Wanted};
+use crate::migrate::state::MigrationId;
+use crate::migrate::{self, Ended, Ending, Output, ShutdownSender};
 use crate::pg::{Conninfo, Environment, Secret};
-use crate::precheck::CheckOptions;
+use crate::schema::{self, CarriedRole};
 
 /// `pgstream check`.
 pub(super) async fn check(check: CheckArgs, directives: Option<String>) -> Result<Exit> {
     let (source, target) = ends(&check.servers)?;
-    let output = check.talk.output();
-    let (given, choice) = (check.identity.choice(), check.method.choice());
-    let choice = given.method(choice);
-    let identity = given.read()?;
-    let filters = check.filters.choice()?;
-    let watch = Watch::start(&check.talk, directives, None).await?;
     for directory in [&check.files.work_dir, &check.files.pgbin].into_iter().flatten() {
         is_directory(directory)?;
     }
-    let options =
-        CheckOptions { identity, filters, choice: check.checks.choice(), ..CheckOptions::default() };
-    let workplace =
-        Workplace { pgbin: check.files.pgbin.as_deref(), work_dir: check.files.work_dir.as_deref() };
+    let (output, talk) = (check.talk.output(), check.talk.clone());
+    let order = check.order(source, target)?;
+    order.options.identity.read()?;
+    let watch = Watch::start(&talk, directives, None).await?;
     let (sender, mut shutdown) = migrate::shutdown();
     let listener = tokio::spawn(listen(sender));
-    let decided = shutdown.or_stop(migrate::check(&source, &target, &options, choice, workplace)).await;
+    let report = shutdown.or_stop(cluster::check(&order)).await;
     listener.abort();
     watch.finish().await;
-    let report = decided?.report;
+    let report = report?;
     match output {
         Output::Human => eprintln!("{report}"),
         Output::Json => print(&serde_json::to_string(&report).expect("plain data always serializes")),
@@ -52,32 +47,45 @@ pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Re
     for directory in [&args.files.work_dir, &args.files.pgbin].into_iter().flatten() {
         is_directory(directory)?;
     }
-    let watch = Watch::start(&args.talk, directives, args.metrics_addr).await?;
-    let options = args.options(source, target)?;
+    let (talk, metrics_addr, report) = (args.talk.clone(), args.metrics_addr, args.report.clone());
+    let passwords = if args.roles.show_passwords { Passwords::Shown } else { Passwords::Hidden };
+    let order = args.order(source, target)?;
+    let report = report.map(|file| Report::new(file, &order)).transpose()?;
+    let watch = Watch::start(&talk, directives, metrics_addr).await?;
+    if !matches!(order.wanted, Wanted::One(_)) {
+        // One database's own id names the run; several need one that is none of theirs.
+        watch.migration.set(MigrationId::random().as_str());
+    }
     let (sender, shutdown) = migrate::shutdown();
     let listener = tokio::spawn(listen(sender));
-    let watchers = Watchers {
+    let watchers = ClusterWatchers {
         progress: watch.progress.clone(),
-        metrics: watch.metrics.database(options.source.database()),
+        metrics: watch.metrics.clone(),
         health: watch.health.clone(),
         log: watch.migration.clone(),
         shutdown,
-        method: MethodTaken::default(),
     };
-    let ended = migrate::migrate(&options, &watchers).await;
+    let ended = cluster::migrate(&order, &watchers).await;
     listener.abort();
-    if let Err(error) = &ended
-        && error.kind() != ErrorKind::Cancelled
-    {
-        watch.metrics.error(error.kind());
-        watch.health.fail();
-    }
+    let id = watch.migration.get().map(str::to_owned);
     watch.finish().await;
-    Ok(match ended {
-        Ok(outcome) => show(&outcome, &options.ending, options.output),
-        Err(error) if error.kind() == ErrorKind::Cancelled => show_cancelled(&options, &watchers.method),
-        Err(error) => show_failed(&error, &options, &watchers.method),
-    })
+    let (result, exit) = match &ended {
+        Ok(outcome) => (whole(outcome, passwords), exit_of_all(&outcome.databases, &order.options.ending)),
+        Err(error) => nothing(error, &order),
+    };
+    let written =
+        report.map_or(Ok(()), |report| report.write(id.as_deref(), &result, ended.as_ref().ok(), exit));
+    match &ended {
+        Ok(outcome) => show(result, outcome, &order),
+        Err(error) => show_nothing(result, error, order.options.output),
+    }
+    match written {
+        Ok(()) => Ok(exit),
+        Err(error) => {
+            complain(&error);
+            Ok(if exit == Exit::Done { Exit::from(&error) } else { exit })
+        }
+    }
 }
 
 /// Found now, not after hours of copying.
@@ -138,101 +146,180 @@ enum Patience {
     None,
 }
 
-fn show(outcome: &Outcome, wanted: &Ending, output: Output) -> Exit {
-    let (status, message) = match outcome.ended {
-        Ended::Stopped => (Status::Done, None),
-        Ended::CaughtUp => (
-            Status::Done,
-            Some(format!(
-                "everything up to {} is on the target; the slot stays, and the same command goes on",
-                outcome.position
-            )),
-        ),
-        Ended::Interrupted => (
-            Status::Running,
-            Some(format!(
-                "applied up to {}; run the same command again to go on from there",
-                outcome.position
-            )),
-        ),
+/// The result of databases that were at least begun.
+fn whole(outcome: &ClusterOutcome, passwords: Passwords) -> MigrateResult {
+    let several = outcome.databases.len() > 1;
+    let of = |moved: &Moved, warning: &String| match several {
+        true => format!("{}: {warning}", moved.pair.source),
+        false => warning.clone(),
     };
-    let decided = outcome.decided_by.as_ref().map(|decisive| {
-        let migrate::Decisive { check, message } = decisive;
-        format!("moved by a plain dump, not by replication, because of [{check}]: {message}")
+    let warnings = outcome.databases.iter().flat_map(|moved| {
+        let warnings = moved.ended.iter().flat_map(|outcome| &outcome.warnings);
+        warnings.chain(&moved.warnings).map(move |warning| of(moved, warning))
     });
-    let method = Method::from(outcome.method);
+    let databases: Vec<DatabaseResult> = outcome.databases.iter().map(entry).collect();
+    let failed = |moved: &Moved| {
+        moved.ended.as_ref().err().filter(|error| error.kind() != ErrorKind::Cancelled).map(Failure::from)
+    };
+    MigrateResult {
+        status: Status::worst(databases.iter().map(|database| database.status)),
+        roles: outcome.roles.iter().map(|carried| role(carried, passwords)).collect(),
+        warnings: warnings.chain(outcome.warnings.iter().cloned()).collect(),
+        error: outcome.databases.iter().find_map(failed),
+        databases,
+    }
+}
+
+/// Whether passwords that were made up are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Passwords {
+    Shown,
+    Hidden,
+}
+
+fn role(carried: &CarriedRole, passwords: Passwords) -> RoleResult {
+    let password = carried.placeholder.as_ref().filter(|_| passwords == Passwords::Shown);
+    RoleResult {
+        rolname: carried.name.clone(),
+        status: match carried.status {
+            schema::RoleStatus::Created => RoleStatus::Created,
+            schema::RoleStatus::Exists => RoleStatus::Exists,
+            schema::RoleStatus::Failed => RoleStatus::Failed,
+            schema::RoleStatus::Skipped => RoleStatus::Skipped,
+        },
+        message: carried.message.clone(),
+        rolpassword: password.map(|password| password.reveal().to_owned()),
+    }
+}
+
+/// One database; without figures if it did not get there: they are on the target, for the next run to count on.
+fn entry(moved: &Moved) -> DatabaseResult {
+    let name = moved.pair.source.as_str();
+    let method = moved.method.map_or(Method::Replication, Method::from);
+    match &moved.ended {
+        Ok(outcome) => {
+            let position = outcome.position;
+            let (status, message) = match outcome.ended {
+                Ended::Stopped => (Status::Done, None),
+                Ended::CaughtUp => (
+                    Status::Done,
+                    Some(format!(
+                        "everything up to {position} is on the target; the slot stays, and the same command goes on"
+                    )),
+                ),
+                Ended::Interrupted => (
+                    Status::Running,
+                    Some(format!("applied up to {position}; run the same command again to go on from there")),
+                ),
+            };
+            let decided = outcome.decided_by.as_ref().map(|decisive| {
+                let migrate::Decisive { check, message } = decisive;
+                format!("moved by a plain dump, not by replication, because of [{check}]: {message}")
+            });
+            let figures = &outcome.figures;
+            DatabaseResult {
+                method,
+                tables: figures.tables,
+                rows_copied: figures.rows_copied,
+                bytes_copied: figures.bytes_copied,
+                transactions_applied: figures.transactions_applied,
+                changes_applied: figures.changes_applied,
+                lag_bytes: (method == Method::Replication).then_some(figures.lag_bytes),
+                seconds: figures.elapsed.as_secs_f64(),
+                ..DatabaseResult::short(name, status, decided.or(message))
+            }
+        }
+        Err(error) => {
+            let (status, message) = unfinished(error);
+            let seconds = moved.elapsed.as_secs_f64();
+            DatabaseResult { method, seconds, ..DatabaseResult::short(name, status, Some(message)) }
+        }
+    }
+}
+
+fn unfinished(error: &Error) -> (Status, String) {
+    match error.kind() {
+        ErrorKind::Cancelled => (
+            Status::Cancelled,
+            "interrupted before the target was in step; run the same command again to go on".to_owned(),
+        ),
+        _ => (Status::Failed, describe(error)),
+    }
+}
+
+/// The result of an order that came to no database.
+fn nothing(error: &Error, order: &Order) -> (MigrateResult, Exit) {
+    let (status, message) = unfinished(error);
+    let pairs = match &order.wanted {
+        Wanted::One(pair) => std::slice::from_ref(pair),
+        Wanted::Named(pairs) => pairs.as_slice(),
+        Wanted::All { .. } => &[],
+    };
+    let short = |name: &str| DatabaseResult::short(name, status, Some(message.clone()));
     let result = MigrateResult {
         status,
         roles: Vec::new(),
-        databases: vec![DatabaseResult {
-            dbname: outcome.database.clone(),
-            method,
-            status,
-            message: decided.or(message),
-            tables: outcome.figures.tables,
-            rows_copied: outcome.figures.rows_copied,
-            bytes_copied: outcome.figures.bytes_copied,
-            transactions_applied: outcome.figures.transactions_applied,
-            changes_applied: outcome.figures.changes_applied,
-            lag_bytes: (method == Method::Replication).then_some(outcome.figures.lag_bytes),
-            seconds: outcome.figures.elapsed.as_secs_f64(),
-        }],
-        warnings: outcome.warnings.clone(),
-        error: None,
+        databases: pairs.iter().map(|pair| short(&pair.source)).collect(),
+        warnings: Vec::new(),
+        error: (status == Status::Failed).then(|| Failure::from(error)),
     };
-    tell(&result, output);
-    exit_of(outcome.ended, wanted)
+    let exit = match status {
+        Status::Cancelled => exit_of(Ended::Interrupted, &order.options.ending),
+        _ => Exit::from(error),
+    };
+    (result, exit)
 }
 
-/// Interrupted before the target was in step.
-fn show_cancelled(options: &migrate::Options, method: &MethodTaken) -> Exit {
-    let message = "interrupted before the target was in step; run the same command again to go on";
-    tell(&short(options, method, Status::Cancelled, message.to_owned()), options.output);
-    match method.get() {
-        // Half a dump is not what anyone asked for.
-        Some(migrate::Method::Dump) => Exit::Failed,
-        Some(migrate::Method::Replication) | None => exit_of(Ended::Interrupted, &options.ending),
-    }
-}
-
-/// What went wrong, for people on stderr; the document has the shape of any other result, with the error.
-fn show_failed(error: &Error, options: &migrate::Options, method: &MethodTaken) -> Exit {
-    complain(error);
-    match options.output {
-        Output::Human => {}
-        Output::Json => {
-            let result = short(options, method, Status::Failed, describe(error));
-            print(&MigrateResult { error: Some(Failure::from(error)), ..result }.to_json());
+/// What went wrong, for people on stderr, then the result; the document says both.
+fn show(mut result: MigrateResult, outcome: &ClusterOutcome, order: &Order) {
+    let alone = matches!(order.wanted, Wanted::One(_));
+    for moved in &outcome.databases {
+        match &moved.ended {
+            Err(error) if error.kind() != ErrorKind::Cancelled => {
+                if alone {
+                    complain(error)
+                } else {
+                    complain_of(&moved.pair.source, error)
+                }
+            }
+            Ok(_) | Err(_) => {}
         }
     }
-    Exit::from(error)
+    if order.options.output == Output::Human {
+        if alone && result.status == Status::Failed {
+            return;
+        }
+        // Its message stands above, with what to do about it.
+        for database in result.databases.iter_mut().filter(|database| database.status == Status::Failed) {
+            database.message = None;
+        }
+    }
+    tell(&result, order.options.output);
 }
 
-/// A result without figures: they are on the target, for the next run to count on.
-fn short(options: &migrate::Options, method: &MethodTaken, status: Status, message: String) -> MigrateResult {
-    let chosen = match options.method {
-        migrate::MethodChoice::Dump => Method::Dump,
-        migrate::MethodChoice::Auto | migrate::MethodChoice::Replication => Method::Replication,
-    };
-    MigrateResult {
-        status,
-        roles: Vec::new(),
-        databases: vec![DatabaseResult {
-            dbname: options.source.database().to_owned(),
-            method: method.get().map_or(chosen, Method::from),
-            status,
-            message: Some(message),
-            tables: 0,
-            rows_copied: 0,
-            bytes_copied: 0,
-            transactions_applied: 0,
-            changes_applied: 0,
-            lag_bytes: None,
-            seconds: 0.0,
-        }],
-        warnings: Vec::new(),
-        error: None,
+fn show_nothing(result: MigrateResult, error: &Error, output: Output) {
+    if result.status == Status::Failed {
+        complain(error);
+        if output == Output::Human {
+            return;
+        }
     }
+    tell(&result, output);
+}
+
+/// One way to end for all is that way; else, unless all is well, it is a failure.
+fn exit_of_all(databases: &[Moved], wanted: &Ending) -> Exit {
+    let mut exits = databases.iter().map(|moved| match &moved.ended {
+        Ok(outcome) => exit_of(outcome.ended, wanted),
+        Err(error) if error.kind() == ErrorKind::Cancelled => match moved.method {
+            // Half a dump is not what anyone asked for.
+            Some(migrate::Method::Dump) => Exit::Failed,
+            Some(migrate::Method::Replication) | None => exit_of(Ended::Interrupted, wanted),
+        },
+        Err(error) => Exit::from(error),
+    });
+    let first = exits.next().unwrap_or(Exit::Done);
+    if exits.all(|exit| exit == first) { first } else { Exit::Failed }
 }
 
 /// An interrupt is the regular end of a run that was told of no other. Of one that was, it is not: what

@@ -127,6 +127,15 @@ pub(super) fn complain(error: &Error) {
     let _ = std::io::stderr().lock().write_all(lines(error).as_bytes());
 }
 
+/// Shows the error that ended one database of several.
+pub(super) fn complain_of(database: &str, error: &Error) {
+    let shown = lines(error);
+    let told = shown.strip_prefix("pgstream: ").unwrap_or(&shown);
+    let line = format!("pgstream: {}: {told}", text::printable(database));
+    // As above.
+    let _ = std::io::stderr().lock().write_all(line.as_bytes());
+}
+
 /// `pgstream: doing: cause` and `hint: …`, the hint in as many lines as it has.
 fn lines(error: &Error) -> String {
     let message = describe(error);

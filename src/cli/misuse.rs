@@ -63,6 +63,29 @@ pub enum Misuse {
     /// `--max-replication-lag` alone.
     #[error("--max-replication-lag says when --stop-replication may stop: give both, or neither")]
     LagWithoutStop,
+    /// `--database` and `--all-databases`.
+    #[error("--database names what moves, and --all-databases moves all: give one of them")]
+    NamedAndAll,
+    /// `--database` and `--exclude-db`.
+    #[error("--exclude-db leaves databases out of all, not of those that --database names")]
+    NamedAndExcluded,
+    /// `--exclude-db` where one database moves.
+    #[error("--exclude-db leaves databases out of all, but the source names one: add --all-databases")]
+    ExceptionFromOne,
+    /// A database that would be moved twice, or two that would become one.
+    #[error("{name:?} is given twice: each --database needs a name of its own, on either side")]
+    DatabaseTwice {
+        /// Its name.
+        name: String,
+    },
+    /// `--no-roles` and an option about roles.
+    #[error(
+        "--no-roles leaves no role for --excluded-roles, --show-passwords and --role-passwords to speak of"
+    )]
+    NoRolesAndRoles,
+    /// `pg_migrate --stop-replication` without a lag to wait for.
+    #[error("--stop-replication needs --max-replication-lag, the bytes that may be missing then")]
+    StopWithoutLag,
     /// `-q` and `-v`.
     #[error("--quiet and --verbose contradict each other")]
     QuietAndVerbose,
@@ -134,7 +157,8 @@ impl Misuse {
     pub(super) fn from_clap(error: &clap::Error) -> Misuse {
         let text = |kind| match error.get(kind) {
             Some(ContextValue::String(text)) => Some(text.clone()),
-            Some(ContextValue::Strings(texts)) => texts.first().cloned(),
+            // The likeliest comes last.
+            Some(ContextValue::Strings(texts)) => texts.last().cloned(),
             _ => None,
         };
         let given = text(ContextKind::InvalidArg).and_then(|argument| option_name(&argument));

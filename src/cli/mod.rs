@@ -11,9 +11,12 @@ mod demo;
 mod environment;
 mod exit;
 mod misuse;
+mod pg_migrate;
 mod quantity;
+mod report;
 mod resolve;
 mod result;
+mod selection;
 mod status;
 mod watch;
 
@@ -25,11 +28,14 @@ pub use args::{
 };
 pub use exit::{Exit, Failure, fail};
 pub use misuse::Misuse;
+pub use pg_migrate::PgMigrateArgs;
 pub use quantity::{QuantityError, TableList};
 pub use resolve::Dsns;
 pub use result::{DatabaseResult, Method, MigrateResult, RoleResult, RoleStatus, Status};
+pub use selection::{Databases, NameList, RoleArgs, RoleList};
 pub use watch::Watch;
 
+use self::pg_migrate::Meant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::Output;
 
@@ -60,14 +66,23 @@ async fn run(command: Command) -> Result<Exit> {
         Command::Migrate(args) => command::migrate(*args, directives).await,
         Command::Status(args) => status::status(args, directives).await,
         Command::Cleanup(args) => cleanup::cleanup(args, directives).await,
+        Command::PgMigrate(args) => match args.meant(|name| std::env::var(name).ok()) {
+            Meant::Check(args) => command::check(args, directives).await,
+            Meant::Migrate(args) => command::migrate(*args, directives).await,
+        },
         Command::Demo(args) => demo::demo(args, directives).await,
     }
 }
+
+/// What the main thread has: a database's whole migration is one task, whose frames are large without
+/// optimization. Memory that no frame touches is never given.
+const THREAD_STACK_BYTES: usize = 8 << 20;
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("pgstream-io")
+        .thread_stack_size(THREAD_STACK_BYTES)
         .build()
         .map_err(|error| Error::new(ErrorKind::Local, "start worker threads").because(error))
 }

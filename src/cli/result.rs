@@ -23,6 +23,20 @@ pub enum Status {
     Cancelled,
 }
 
+impl Status {
+    /// The status of several databases together; of none it is done.
+    #[must_use]
+    pub fn worst(statuses: impl IntoIterator<Item = Status>) -> Status {
+        let badness = |status: &Status| match status {
+            Status::Done => 0,
+            Status::Running => 1,
+            Status::Cancelled => 2,
+            Status::Failed => 3,
+        };
+        statuses.into_iter().max_by_key(badness).unwrap_or(Status::Done)
+    }
+}
+
 /// How the rows came over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -65,6 +79,9 @@ pub struct RoleResult {
     pub status: RoleStatus,
     /// Why, if there is something to say.
     pub message: Option<String>,
+    /// The password that it was given, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rolpassword: Option<String>,
 }
 
 /// One database.
@@ -133,6 +150,11 @@ impl MigrateResult {
             let why = role.message.as_deref().unwrap_or("no reason given");
             writeln_printable(&mut table, &format!("role {} could not be created: {why}", role.rolname));
         }
+        for role in &self.roles {
+            if let Some(password) = &role.rolpassword {
+                writeln_printable(&mut table, &format!("role {} has the password {password}", role.rolname));
+            }
+        }
         for warning in &self.warnings {
             writeln_printable(&mut table, &format!("warning: {warning}"));
         }
@@ -145,6 +167,24 @@ const COLUMNS: usize = 9;
 const WORD_COLUMNS: usize = 3;
 
 impl DatabaseResult {
+    /// A result without figures.
+    #[must_use]
+    pub fn short(dbname: &str, status: Status, message: Option<String>) -> DatabaseResult {
+        DatabaseResult {
+            dbname: dbname.to_owned(),
+            method: Method::Replication,
+            status,
+            message,
+            tables: 0,
+            rows_copied: 0,
+            bytes_copied: 0,
+            transactions_applied: 0,
+            changes_applied: 0,
+            lag_bytes: None,
+            seconds: 0.0,
+        }
+    }
+
     fn cells(&self) -> [String; COLUMNS] {
         [
             text::printable(&self.dbname).into_owned(),
@@ -203,11 +243,17 @@ mod tests {
         MigrateResult {
             status: Status::Done,
             roles: vec![
-                RoleResult { rolname: "app".to_owned(), status: RoleStatus::Created, message: None },
+                RoleResult {
+                    rolname: "app".to_owned(),
+                    status: RoleStatus::Created,
+                    message: None,
+                    rolpassword: None,
+                },
                 RoleResult {
                     rolname: "root".to_owned(),
                     status: RoleStatus::Failed,
                     message: Some("permission denied".to_owned()),
+                    rolpassword: None,
                 },
             ],
             databases: vec![
@@ -267,6 +313,15 @@ mod tests {
             "warnings": ["table t has no key"],
         });
         assert_eq!(document, expected);
+    }
+
+    #[test]
+    fn several_databases_have_the_worst_of_their_statuses() {
+        use Status::{Cancelled, Done, Failed, Running};
+        assert_eq!(Status::worst([]), Done);
+        assert_eq!(Status::worst([Done, Running]), Running);
+        assert_eq!(Status::worst([Running, Cancelled, Done]), Cancelled);
+        assert_eq!(Status::worst([Failed, Cancelled]), Failed);
     }
 
     #[test]

@@ -36,6 +36,9 @@ impl Watch {
         let (format, verbosity) = (talk.log_format(), talk.verbosity());
         let progress = Progress::new(display(format, verbosity));
         let migration = init_log(&LogOptions { format, verbosity, directives }, &progress)?;
+        if let Some(id) = &talk.migration_id {
+            migration.set(id);
+        }
         let exporter = match metrics_addr {
             Some(address) => Some(Exporter::start(address).await?),
             None => None,

@@ -102,6 +102,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         progress: watchers.progress.clone(),
         metrics: watchers.metrics.clone(),
         health: watchers.health.clone(),
+        share: watchers.share.clone(),
         tables: TableGauge::new(watchers.metrics.clone()),
         made: Mutex::new(made),
         shown: Mutex::new(found.as_ref().map_or(Phase::Planned, |state| state.phase)),
@@ -147,10 +148,12 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
 /// The method the migration began with: it never changes, and nobody is left to think that it has (P98).
 fn recorded(state: &State, wanted: MethodChoice) -> Result<MethodChoice> {
     match (state.method, wanted) {
-        (Method::Replication, MethodChoice::Auto | MethodChoice::Replication) => {
+        (Method::Replication, MethodChoice::Auto | MethodChoice::Fallback | MethodChoice::Replication) => {
             Ok(MethodChoice::Replication)
         }
-        (Method::Dump, MethodChoice::Auto | MethodChoice::Dump) => Ok(MethodChoice::Dump),
+        (Method::Dump, MethodChoice::Auto | MethodChoice::Fallback | MethodChoice::Dump) => {
+            Ok(MethodChoice::Dump)
+        }
         (Method::Replication, MethodChoice::Dump) | (Method::Dump, MethodChoice::Replication) => {
             let begun = state::method_label(state.method);
             Err(Error::new(ErrorKind::Usage, format!("change the method of migration {}", state.id.as_str()))
@@ -167,7 +170,7 @@ fn decisive(outcome: &precheck::Outcome) -> Decisive {
 }
 
 /// Turns checks that block into the one error that names them all.
-fn passed(report: &Report) -> Result<()> {
+pub(super) fn passed(report: &Report) -> Result<()> {
     let blocked: Vec<String> = report
         .with(Verdict::Block)
         .map(|outcome| match &outcome.fix {

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::run::Run;
 use super::state;
 use super::tables::TableGauge;
-use crate::bulk::CopyEvent;
+use crate::bulk::{Budget, CopyEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, QualifiedName};
 use crate::schema::{Build, BuildSettings, Schedule, build};
@@ -24,6 +25,7 @@ use crate::wire::{Session, SessionSettings};
 pub(super) struct Builder {
     schedule: Schedule,
     jobs: usize,
+    budget: Budget,
     target: Conninfo,
     settings: BuildSettings,
     control: Session,
@@ -32,7 +34,7 @@ pub(super) struct Builder {
     tables: TableGauge,
     headway: Arc<AtomicBool>,
     idle: Vec<Session>,
-    running: JoinSet<(Build, Session, Result<()>)>,
+    running: JoinSet<(Build, Result<Session>)>,
 }
 
 impl Builder {
@@ -47,6 +49,7 @@ impl Builder {
         Ok(Builder {
             schedule: Schedule::new(builds, copied),
             jobs: run.options.index_jobs.get(),
+            budget: run.share.builds.clone(),
             target: run.options.target.clone(),
             settings,
             control: Session::connect(&run.options.target, &SessionSettings::role("build")).await?,
@@ -67,7 +70,7 @@ impl Builder {
     pub(super) async fn run(mut self, mut events: mpsc::Receiver<CopyEvent>) -> Result<()> {
         let mut more = true;
         loop {
-            self.start_ready().await?;
+            self.start_ready();
             if !more && self.running.is_empty() {
                 break;
             }
@@ -92,14 +95,17 @@ impl Builder {
                     None => more = false,
                 },
                 Some(ended) = self.running.join_next() => {
-                    let (done, session, result) =
+                    let (done, built) =
                         ended.map_err(|cause| Error::new(ErrorKind::Bug, "run an index build").because(cause))?;
-                    result?;
+                    let session = built?;
                     state::mark_restored(&self.control, &[done.id]).await?;
                     self.progress.build_done(done.name.raw());
                     self.schedule.finish(done.id);
                     self.headway.store(true, Ordering::Relaxed);
-                    self.idle.push(session);
+                    // Without a turn no connection is ours while others wait for one.
+                    if !self.budget.is_contended() {
+                        self.idle.push(session);
+                    }
                 }
             }
         }
@@ -112,20 +118,25 @@ impl Builder {
         }
     }
 
-    async fn start_ready(&mut self) -> Result<()> {
+    fn start_ready(&mut self) {
         while self.running.len() < self.jobs
             && let Some(next) = self.schedule.take()
         {
-            let session = match self.idle.pop() {
-                Some(session) => session,
-                None => Session::connect(&self.target, &SessionSettings::role("build")).await?,
-            };
+            let (idle, target, budget) = (self.idle.pop(), self.target.clone(), self.budget.clone());
             let settings = self.settings.clone();
-            self.running.spawn(async move {
-                let result = build(&session, &next, &settings).await.map(drop);
-                (next, session, result)
-            });
+            let work = async move {
+                let _turn = budget.take().await;
+                let built = async {
+                    let session = match idle {
+                        Some(session) => session,
+                        None => Session::connect(&target, &SessionSettings::role("build")).await?,
+                    };
+                    build(&session, &next, &settings).await.map(|_| session)
+                };
+                let built = built.await;
+                (next, built)
+            };
+            self.running.spawn(work.in_current_span());
         }
-        Ok(())
     }
 }

@@ -31,9 +31,20 @@ pub async fn check(
     choice: MethodChoice,
     workplace: Workplace<'_>,
 ) -> Result<Decision> {
+    Ok(precheck::decide(&look(source, target, options, choice, workplace).await?, choice))
+}
+
+/// What [`check`] judges.
+pub(super) async fn look(
+    source: &Conninfo,
+    target: &Conninfo,
+    options: &CheckOptions,
+    choice: MethodChoice,
+    workplace: Workplace<'_>,
+) -> Result<Facts> {
     let mut facts = load(source, target, options, choice, workplace).await?;
     facts.tools = find_tools(&facts, workplace).await?;
-    Ok(precheck::decide(&facts, choice))
+    Ok(facts)
 }
 
 /// The facts of both ends, with the trial if it was asked for.

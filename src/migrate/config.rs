@@ -84,6 +84,17 @@ impl IdentityChoice {
     }
 }
 
+/// What becomes of the migration's records on the target, schema `pgstream`, when it is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Records {
+    /// They are removed.
+    #[default]
+    Remove,
+    /// They stay, in the phase that says so, until every database of the command is complete: a second run of
+    /// it then knows this database from one that was full before.
+    Keep,
+}
+
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
@@ -121,6 +132,8 @@ pub struct Options {
     pub checks: CheckChoice,
     /// Where metrics are served; nowhere when not given.
     pub metrics_addr: Option<SocketAddr>,
+    /// What is left on the target at the end.
+    pub records: Records,
     /// How the result is written.
     pub output: Output,
     /// Where the dump archive and spooled changes lie; a temporary directory when not given.
@@ -164,6 +177,7 @@ impl Options {
             filters: Filters::default(),
             checks: CheckChoice::default(),
             metrics_addr: None,
+            records: Records::default(),
             output: Output::default(),
             work_dir: None,
             lock_timeout: Options::LOCK_TIMEOUT_DEFAULT,

@@ -52,9 +52,9 @@ pub(super) async fn define(run: &Run) -> Result<()> {
         .map_err(|error| Error::new(ErrorKind::Local, "read the archive of definitions").because(error))?;
     state::save_archive(&run.target, &content).await?;
     let plan = plan(run, &archive).await?;
-    // The target database is the one that was named; what it is called on the source is no loss.
-    let nameless = |entry: &str| entry.starts_with("DATABASE ") && !entry.starts_with("DATABASE PROPERTIES ");
-    for skipped in plan.skipped.iter().filter(|skipped| !nameless(&skipped.entry)) {
+    // What hangs on the database itself is carried beside the dump.
+    let of_content = |entry: &str| !entry.starts_with("DATABASE ");
+    for skipped in plan.skipped.iter().filter(|skipped| of_content(&skipped.entry)) {
         run.warn(&format!("{}: not carried over: {}", skipped.entry, skipped.why)).await?;
     }
     let ids = plan.pre_data.clone();

@@ -17,9 +17,9 @@ use super::run::Run;
 use super::selection::select;
 use super::shutdown::Shutdown;
 use super::state::{self, Snapshot};
-use super::{cutover, define, follow, load};
+use super::{cutover, define, load};
 use crate::bulk::ledger::{self, TableState};
-use crate::bulk::{CopyEvent, CopyPlan, Keeper, OnRewrite, TableCopy, Turn, copy_tables};
+use crate::bulk::{CopyEvent, CopyPlan, Keeper, OnRewrite, Rank, TableCopy, copy_tables};
 use crate::catalog::{self, Catalog};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Lsn, QualifiedName};
@@ -36,6 +36,10 @@ const LOCK_ROUNDS: u32 = 100;
 pub(super) async fn go_on(run: &Run, stop: &mut Shutdown) -> Result<Outcome> {
     let mut phase = run.phase().await?;
     run.show(phase);
+    if phase == Phase::CutOver {
+        // An earlier run has ended here. The target may long be in use: nothing is done again.
+        return run.close(Lsn::ZERO).await;
+    }
     match run.options.ending {
         Ending::Interrupt | Ending::Stop { .. } => {}
         Ending::CaughtUp => run.progress.note("a dump ends by itself: --until has no meaning for it"),
@@ -45,12 +49,13 @@ pub(super) async fn go_on(run: &Run, stop: &mut Shutdown) -> Result<Outcome> {
         run.made_headway();
         phase = Phase::SchemaReady;
     }
-    if phase < Phase::CutOver {
+    if phase < Phase::Fenced {
         stop.or_stop(run.alive(fill(run))).await?;
         run.made_headway();
     }
     stop.or_stop(run.alive(complete(run))).await?;
-    run.close(&follow::Followed { ended: follow::Ended::Reached, position: Lsn::ZERO, lag_bytes: 0 }).await
+    run.enter(Phase::CutOver, "").await?;
+    run.close(Lsn::ZERO).await
 }
 
 /// Why a snapshot did not do.
@@ -66,7 +71,7 @@ impl From<Error> for Broken {
     }
 }
 
-/// Takes the target from `SchemaReady` to `CutOver`: everything that comes from the source is there.
+/// Takes the target from `SchemaReady` to `Fenced`: everything that comes from the source is there.
 async fn fill(run: &Run) -> Result<()> {
     let mut restless = Vec::new();
     for _ in 0..SNAPSHOTS {
@@ -105,7 +110,7 @@ async fn fill_under(run: &Run, keeper: &Keeper, restless: &[QualifiedName]) -> R
     cutover::carry_large_objects(run, keeper, source.large_objects).await?;
     // Later than the snapshot, and so beyond every number that it shows (P33).
     cutover::set_sequences(run).await?;
-    run.enter(Phase::CutOver, "").await?;
+    run.enter(Phase::Fenced, "").await?;
     Ok(())
 }
 
@@ -212,7 +217,7 @@ impl Copy<'_> {
     fn plan(&self, unfinished: &[QualifiedName], meter: &Arc<Meter>) -> Result<CopyPlan> {
         let mut tables: Vec<TableCopy> = load::copies(unfinished, self.source, self.target)?;
         for table in tables.iter_mut().filter(|table| self.restless.contains(&table.name)) {
-            table.turn = Turn::First;
+            table.rank = Rank::First;
         }
         // No position belongs to the snapshot; its number tells a late word of an earlier one from its own.
         let watermark = Lsn::new(self.ordinal);

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
+use tracing::Instrument as _;
 
 use super::config::Ending as Wanted;
 use super::define;
@@ -141,12 +142,13 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
     let mut gauge = Gauge::new(run, applier.stats());
     let mut tasks = JoinSet::new();
     let horizon = Arc::new(Horizon::starting_at(start));
-    tasks.spawn(read(reader, applier.input(), Arc::clone(&horizon)));
+    tasks.spawn(read(reader, applier.input(), Arc::clone(&horizon)).in_current_span());
     let (monitor, seen) = (Monitor::of(run), Arc::clone(&horizon));
-    tasks.spawn(async move { monitor.run(&seen).await.map(|never| match never {}) });
+    let monitor = async move { monitor.run(&seen).await.map(|never| match never {}) };
+    tasks.spawn(monitor.in_current_span());
     let reports = Reports { feedback, positions: applier.positions(), interval: run.options.status_interval };
     let (stop_reports, stopped) = tokio::sync::oneshot::channel();
-    let reports = tokio::spawn(reports.run(stopped));
+    let reports = tokio::spawn(reports.run(stopped).in_current_span());
 
     let ended = watch(run, stop, &applier, &mut tasks, &horizon, &mut gauge, goal).await;
     // Reading ends first; what has arrived is then brought to its end, or given up with the applier.

@@ -21,6 +21,7 @@ mod adopt;
 mod build;
 mod check;
 mod cleanup;
+pub mod cluster;
 mod config;
 mod cutover;
 mod databases;
@@ -39,6 +40,7 @@ mod release;
 mod retry;
 mod run;
 mod selection;
+mod share;
 mod shutdown;
 pub mod state;
 mod status;
@@ -51,13 +53,14 @@ pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
-pub use config::{Ending, Full, IdentityChoice, Options, Output};
+pub use config::{Ending, Full, IdentityChoice, Options, Output, Records};
 pub use lock::Holder;
 pub use outcome::{Decisive, Ended, Figures, Outcome};
 pub use release::release_source;
 pub use retry::migrate;
 pub use run::{MethodTaken, Watchers};
 pub use selection::{Selection, Wishes, select};
+pub use share::Share;
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
-pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};
+pub use status::{DatabaseStatus, LastError, Look, Portion, SlotStatus, StatusOptions, look, report};
 pub use trial::SCRATCH_PREFIX;

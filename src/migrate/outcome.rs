@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::catalog::ObjectCounts;
 use crate::pg::Lsn;
 use crate::precheck::Method;
 
@@ -57,6 +58,10 @@ pub struct Outcome {
     pub ended: Ended,
     /// Everything up to here is durable on the target; an end position.
     pub position: Lsn,
+    /// Where the stream began: the position of the first snapshot.
+    pub consistent_point: Option<Lsn>,
+    /// What the target database holds.
+    pub objects: ObjectCounts,
     /// Figures.
     pub figures: Figures,
     /// Everything that was not carried as it was, or that the operator must look at.

@@ -4,16 +4,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::config::{Ending, Options};
+use super::config::{Ending, Options, Records};
 use super::outcome::{Decisive, Ended, Figures, Outcome};
 use super::selection::Wishes;
+use super::share::Share;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
 use super::{abandon, cutover, define, dump, follow, load, monitor, open};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
-use crate::catalog::Catalog;
+use crate::catalog::{self, Catalog};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion};
 use crate::precheck::{IdentityChoice, Method};
@@ -36,6 +37,8 @@ pub struct Watchers {
     pub shutdown: Shutdown,
     /// Learns which method is taken.
     pub method: MethodTaken,
+    /// What it shares with other databases of the same command.
+    pub share: Share,
 }
 
 /// How the rows move, for whoever speaks of a run that has ended without a result. A clone is a reference.
@@ -71,6 +74,7 @@ pub(super) struct Run {
     pub(super) restore: RestoreRun,
     pub(super) metrics: DatabaseMetrics,
     pub(super) health: Health,
+    pub(super) share: Share,
     pub(super) tables: TableGauge,
     pub(super) headway: Arc<AtomicBool>,
     /// What the journal says, for when the target cannot be asked.
@@ -93,6 +97,10 @@ impl Run {
     async fn replicate(&self, stop: &mut Shutdown) -> Result<Outcome> {
         let mut phase = abandon::notice(self, self.phase().await?).await?;
         self.show(phase);
+        if phase == Phase::CutOver {
+            // An earlier run has ended here. The target may long be in use: nothing is carried again.
+            return self.close(follow::position(self).await.unwrap_or(Lsn::ZERO)).await;
+        }
         if phase == Phase::Planned {
             stop.or_stop(self.alive(define::define(self))).await?;
             self.made_headway();
@@ -102,6 +110,7 @@ impl Run {
             stop.or_stop(self.alive(load::load(self, phase))).await?;
             phase = Phase::CatchingUp;
         }
+        self.share.leave_stage();
         self.tables.set(ledger::read(&self.target).await?.keys(), TableState::Ready);
         if phase == Phase::CatchingUp {
             let followed = follow::catch_up(self, stop).await?;
@@ -128,15 +137,18 @@ impl Run {
         stop.or_stop(self.alive(define::arm_at_last(self))).await?;
         stop.or_stop(self.alive(cutover::carry_the_rest(self))).await?;
         let position = follow::position(self).await?;
-        let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
-        self.close(&end).await
+        self.enter(Phase::CutOver, "").await?;
+        self.close(position).await
     }
 
-    /// Removes the state: all is done.
-    pub(super) async fn close(&self, end: &follow::Followed) -> Result<Outcome> {
-        let mut outcome = self.outcome(Ended::Stopped, end).await?;
-        self.show(Phase::CutOver);
-        // A connection that breaks now must not make it look undone.
+    /// The last page: what it came to, and the records away unless they are to stay.
+    pub(super) async fn close(&self, position: Lsn) -> Result<Outcome> {
+        let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
+        let mut outcome = self.outcome(Ended::Stopped, &end).await?;
+        if self.options.records == Records::Keep {
+            return Ok(outcome);
+        }
+        // All is done; a connection that breaks now must not make it look undone.
         if let Err(error) = state::remove(&self.target).await {
             let warning = format!("schema pgstream may be left on the target: {}", describe(&error));
             self.progress.warn(&warning);
@@ -261,6 +273,8 @@ impl Run {
             decided_by: self.decided_by.clone(),
             ended,
             position: followed.position,
+            consistent_point: state::find(&self.target).await?.and_then(|state| state.consistent_point),
+            objects: catalog::count_objects(&self.target).await?,
             figures,
             warnings: state::warnings(&self.target).await?,
         })

@@ -34,7 +34,7 @@ impl Wishes {
     pub fn of(choice: &IdentityChoice, filters: &Filters, catalog: &Catalog) -> Result<Wishes> {
         Ok(Wishes {
             full: choice.full,
-            insert_only: catalog::select(&choice.insert_only, catalog)?,
+            insert_only: catalog::select(&choice.insert_only, filters.reach, catalog)?,
             left: filters.resolve(catalog)?,
         })
     }

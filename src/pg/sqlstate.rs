@@ -29,6 +29,8 @@ states! {
     UNDEFINED_OBJECT = b"42704";
     /// duplicate_object
     DUPLICATE_OBJECT = b"42710";
+    /// duplicate_database
+    DUPLICATE_DATABASE = b"42P04";
     /// duplicate_table
     DUPLICATE_TABLE = b"42P07";
     /// duplicate_schema

@@ -42,7 +42,7 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
         resuming: options.resuming,
         method: options.method,
         full: options.identity.full,
-        insert_only: select(&options.identity.insert_only, &source.catalog)?,
+        insert_only: select(&options.identity.insert_only, options.filters.reach, &source.catalog)?,
         skip: left.tables(),
         left,
         extension_rows: options.filters.extension_rows,

@@ -12,9 +12,12 @@ use crate::precheck::table::judge;
 /// The method that the operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MethodChoice {
-    /// Replication where its checks pass, else the dump.
+    /// Replication where its checks pass, else the dump; but replication or nothing where another option has
+    /// no meaning without it.
     #[default]
     Auto,
+    /// Replication where its checks pass, else the dump, whatever the other options.
+    Fallback,
     /// Replication, or nothing.
     Replication,
     /// The dump, also where replication would do.
@@ -47,7 +50,7 @@ pub fn decide(facts: &Facts, choice: MethodChoice) -> Decision {
     match choice {
         MethodChoice::Replication => as_chosen(Method::Replication),
         MethodChoice::Dump => as_chosen(Method::Dump),
-        MethodChoice::Auto => {
+        MethodChoice::Auto | MethodChoice::Fallback => {
             let (replication, dump) = (under(Method::Replication), under(Method::Dump));
             let against = against(&replication, &dump);
             match against.is_empty() {

@@ -14,32 +14,49 @@
 //!
 //! Every restore comes back with warnings; those of privileges go through `privilege` once more.
 //!
+//! What belongs to the server and not to one database comes before all that: `role` and `database`.
+//!
 //! `pg_dump` is the one tool that knows every kind of object, so it writes the definitions and `pg_restore`
 //! replays most of them. Indexes and constraints we build ourselves: each must be scheduled behind its own
 //! table, judged by SQLSTATE, and tried again alone.
 
+mod attempt;
 mod build;
+mod database;
 mod definition;
 mod dump;
 mod entry;
 mod environment;
 mod filter;
 mod judge;
+mod owner;
 mod plan;
 mod privilege;
 mod process;
 mod restore;
+mod role;
 mod schedule;
+mod setting;
 mod toc;
 mod tool;
 
 pub use build::{BuildSettings, Built, Tablespaces, build};
+pub use database::{
+    CreatedDatabase, Creation, DatabaseDefinition, DatabaseLocale, DatabaseRight, DatabaseSetting,
+    LocaleProvider, RightsKind, Stage, carry_database_properties, create_database, read_databases,
+};
 pub use dump::{Archive, DumpEncoding, DumpSettings, ToastCompression, dump_definitions};
 pub use entry::{Definition, DumpId, Entry, Section};
 pub use judge::{RestoreFailure, RestoreRun, RestoreWarning, RestoreWarningKind};
+pub use owner::settle_owners;
 pub use plan::{Build, BuildForm, BuildKind, Chosen, EventTriggers, FilterSettings, Plan, Schema, Skipped};
 pub use privilege::restore_privileges;
 pub use restore::{RestoreSettings, Restored, restore};
+pub use role::{
+    CarriedRole, CarriedRoles, RolePattern, RoleSettings, RoleStatus, carry_roles, is_service_database,
+    join_roles, leave_roles, owners_in_use, roles_to_join,
+};
 pub use schedule::Schedule;
+pub use setting::Setting;
 pub use toc::{Toc, TocError};
 pub use tool::{Installation, Tools, ToolsError, choose_tools, find_tools};

@@ -16,12 +16,24 @@ struct Drawn {
     running: Option<ProgressBar>,
     builds: Option<ProgressBar>,
     follow: Option<ProgressBar>,
+    /// All there is of one of several databases.
+    summary: Option<ProgressBar>,
+}
+
+/// What is drawn.
+#[derive(Debug, Clone, Copy)]
+enum Layout {
+    /// Bars of the one database there is.
+    Bars,
+    /// One line for each of several.
+    Line,
 }
 
 /// The bars that are on the screen now.
 #[derive(Debug)]
 pub(super) struct Bars {
     multi: MultiProgress,
+    layout: Layout,
     drawn: Mutex<Drawn>,
 }
 
@@ -29,13 +41,23 @@ impl Bars {
     /// Bars on stderr; `None` when it is no terminal, or one that cannot move its cursor.
     pub(super) fn on_stderr() -> Option<Bars> {
         let target = ProgressDrawTarget::stderr_with_hz(REDRAWS_PER_SECOND);
-        let bars = Bars { multi: MultiProgress::with_draw_target(target), drawn: Mutex::default() };
+        let multi = MultiProgress::with_draw_target(target);
+        let bars = Bars { multi, layout: Layout::Bars, drawn: Mutex::default() };
         (!bars.multi.is_hidden()).then_some(bars)
+    }
+
+    /// One of several databases, on the same screen.
+    pub(super) fn of_database(&self) -> Bars {
+        Bars { multi: self.multi.clone(), layout: Layout::Line, drawn: Mutex::default() }
     }
 
     /// Makes the screen say what the tally says. Bars appear when their work begins and go when it ends.
     pub(super) fn draw(&self, tally: &Tally, now: Instant) {
         let mut drawn = self.drawn.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.layout {
+            Layout::Bars => {}
+            Layout::Line => return self.line(&mut drawn.summary, Place::Last, Some(tally.summary(now))),
+        }
         let copy = tally.copy_position();
         // The copy stands above the builds, which are announced first.
         self.bar(&mut drawn.copy, "copy", Place::Row(0), copy, &tally.copy_line(now).unwrap_or_default());
@@ -64,7 +86,8 @@ impl Bars {
     /// Takes the bars off for good.
     pub(super) fn clear(&self) {
         let drawn = std::mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner));
-        for bar in [drawn.copy, drawn.running, drawn.builds, drawn.follow].into_iter().flatten() {
+        let Drawn { copy, running, builds, follow, summary } = drawn;
+        for bar in [copy, running, builds, follow, summary].into_iter().flatten() {
             bar.finish_and_clear();
         }
     }

@@ -26,62 +26,88 @@ pub enum Life {
     Failed,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct State {
     readiness: Readiness,
     heartbeat: Option<Instant>,
     failed: bool,
 }
 
-/// Shared by the conductor, which reports, and the exporter, which answers.
+const BEGINNING: State = State { readiness: Readiness::Behind, heartbeat: None, failed: false };
+
+/// Shared by the conductors, each of which reports on its database, and the exporter, which answers for all:
+/// the process is well, and the target in step, when every database is.
 #[derive(Debug, Clone)]
 pub struct Health {
-    state: Arc<Mutex<State>>,
+    states: Arc<Mutex<Vec<State>>>,
+    database: usize,
 }
 
 impl Default for Health {
     fn default() -> Health {
-        let state = State { readiness: Readiness::Behind, heartbeat: None, failed: false };
-        Health { state: Arc::new(Mutex::new(state)) }
+        Health { states: Arc::new(Mutex::new(vec![BEGINNING])), database: 0 }
     }
 }
 
 impl Health {
+    /// A handle for each of that many databases; what was reported before is forgotten. None at all are one
+    /// that never gets in step.
+    #[must_use]
+    pub fn divide(&self, databases: usize) -> Vec<Health> {
+        *self.states() = vec![BEGINNING; databases.max(1)];
+        (0..databases).map(|database| Health { states: Arc::clone(&self.states), database }).collect()
+    }
+
     /// The conductor is alive at `now`. Once begun, the beat is expected at least every minute.
     pub fn beat(&self, now: Instant) {
-        self.state().heartbeat = Some(now);
+        self.report(|state| state.heartbeat = Some(now));
+    }
+
+    /// The conductor is done: no further beat is expected of this database.
+    pub fn rest(&self) {
+        self.report(|state| state.heartbeat = None);
     }
 
     /// The conductor gave up. Final.
     pub fn fail(&self) {
-        self.state().failed = true;
+        self.report(|state| state.failed = true);
     }
 
     /// Sets whether the target is in step.
     pub fn set_readiness(&self, readiness: Readiness) {
-        self.state().readiness = readiness;
+        self.report(|state| state.readiness = readiness);
     }
 
     /// Whether the process is well at `now`.
     #[must_use]
     pub fn life(&self, now: Instant) -> Life {
-        let state = self.state();
+        let states = self.states();
         let stale = |beat: Instant| now.saturating_duration_since(beat) > HEARTBEAT_AGE_MAX;
-        match state.heartbeat {
-            _ if state.failed => Life::Failed,
-            Some(beat) if stale(beat) => Life::Stuck,
-            Some(_) | None => Life::Well,
+        if states.iter().any(|state| state.failed) {
+            Life::Failed
+        } else if states.iter().any(|state| state.heartbeat.is_some_and(stale)) {
+            Life::Stuck
+        } else {
+            Life::Well
         }
     }
 
     /// Whether the target is in step.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        self.state().readiness
+        let in_step = self.states().iter().all(|state| state.readiness == Readiness::InStep);
+        if in_step { Readiness::InStep } else { Readiness::Behind }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn report(&self, change: impl FnOnce(&mut State)) {
+        // A handle from before a division reports on nothing.
+        if let Some(state) = self.states().get_mut(self.database) {
+            change(state);
+        }
+    }
+
+    fn states(&self) -> MutexGuard<'_, Vec<State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,5 +133,23 @@ mod tests {
         health.clone().fail();
         health.beat(now);
         assert_eq!(health.life(now), Life::Failed);
+    }
+
+    #[test]
+    fn several_databases_are_well_and_in_step_only_together() {
+        let (health, now) = (Health::default(), Instant::now());
+        let databases = health.divide(2);
+        let later = now + Duration::from_secs(100);
+        databases[0].set_readiness(Readiness::InStep);
+        assert_eq!(health.readiness(), Readiness::Behind);
+        databases[1].set_readiness(Readiness::InStep);
+        assert_eq!(health.readiness(), Readiness::InStep);
+        databases[0].beat(now);
+        databases[1].beat(later);
+        assert_eq!(health.life(later), Life::Stuck, "the first has not been heard of");
+        databases[0].rest();
+        assert_eq!(health.life(later), Life::Well, "the first is done");
+        databases[1].fail();
+        assert_eq!(health.life(later), Life::Failed);
     }
 }

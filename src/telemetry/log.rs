@@ -78,6 +78,12 @@ impl MigrationId {
         // A process runs one migration: a second name would tear its log in two.
         let _ = self.id.set(id.to_owned());
     }
+
+    /// The id, once it is known.
+    #[must_use]
+    pub fn get(&self) -> Option<&str> {
+        self.id.get().map(String::as_str)
+    }
 }
 
 /// Starts logging for the whole process, in step with the progress on the same screen. Called once.

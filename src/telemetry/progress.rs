@@ -33,6 +33,18 @@ enum Screen {
     Quiet(Sink),
 }
 
+impl Screen {
+    /// The same screen, for one of several databases.
+    fn of_database(&self) -> Screen {
+        match self {
+            Screen::Bars(bars) => Screen::Bars(bars.of_database()),
+            Screen::Lines(sink) => Screen::Lines(sink.clone()),
+            Screen::Events => Screen::Events,
+            Screen::Quiet(sink) => Screen::Quiet(sink.clone()),
+        }
+    }
+}
+
 /// One handle for everybody; a clone is a reference. Nothing here is called per row.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -67,8 +79,24 @@ impl Progress {
     }
 
     fn on(screen: Screen) -> Progress {
-        let tally = Mutex::new(Tally::new(Instant::now()));
-        Progress { shared: Arc::new(Shared { tally, screen }) }
+        Progress::with(Tally::new(Instant::now()), screen)
+    }
+
+    fn with(tally: Tally, screen: Screen) -> Progress {
+        Progress { shared: Arc::new(Shared { tally: Mutex::new(tally), screen }) }
+    }
+
+    /// The progress of one of `databases`, on the same screen and by the same clock; its lines bear its name.
+    #[must_use]
+    pub fn of_database(&self, name: &str, databases: usize) -> Progress {
+        let tally = self.tally().of_database(Instant::now(), name, databases);
+        Progress::with(tally, self.shared.screen.of_database())
+    }
+
+    /// How long it has been in each phase, in the order in which they were entered first.
+    #[must_use]
+    pub fn phases(&self) -> Vec<(Phase, Duration)> {
+        self.tally().phases(Instant::now())
     }
 
     /// Enters a phase; entering the same one again says nothing.

@@ -71,11 +71,38 @@ pub(super) struct Tally {
     builds: Option<(u64, u64)>,
     follow: Option<Followed>,
     line_due: Instant,
+    /// Which database of several this is.
+    name: Option<String>,
+    /// Several databases share one screen: each speaks as much less often as there are many.
+    patience: u32,
+    /// Phases that were left, with the time spent in each; one entry a phase.
+    spent: Vec<(Phase, Duration)>,
+    phase_entered: Instant,
 }
+
+/// Databases that may each speak as often as one alone.
+const TALKERS: usize = 8;
 
 impl Tally {
     pub(super) fn new(now: Instant) -> Tally {
-        Tally { started: now, phase: None, copy: None, builds: None, follow: None, line_due: now }
+        Tally {
+            started: now,
+            phase: None,
+            copy: None,
+            builds: None,
+            follow: None,
+            line_due: now,
+            name: None,
+            patience: 1,
+            spent: Vec::new(),
+            phase_entered: now,
+        }
+    }
+
+    /// The tally of one of `databases`, by the same clock.
+    pub(super) fn of_database(&self, now: Instant, name: &str, databases: usize) -> Tally {
+        let patience = u32::try_from(databases.div_ceil(TALKERS)).unwrap_or(u32::MAX).max(1);
+        Tally { started: self.started, name: Some(name.to_owned()), patience, ..Tally::new(now) }
     }
 
     /// Enters a phase; says so, and what the one before came to. Entering it again says nothing.
@@ -84,12 +111,13 @@ impl Tally {
         if left == Some(phase) {
             return Vec::new();
         }
+        self.spend(left, now);
         let summary = match left {
             Some(Phase::Copying) => self.copy_summary(now),
             Some(Phase::Building) => self.builds.map(|(done, _)| format!("{} built", text::count(done))),
             _ => None,
         };
-        self.line_due = now + LINE_INTERVAL;
+        self.line_due = now + LINE_INTERVAL * self.patience;
         let entered = phase.label().replace('_', " ");
         summary.into_iter().chain([entered]).map(|line| self.stamped(now, &line)).collect()
     }
@@ -211,9 +239,40 @@ impl Tally {
         self.follow.is_some() && !self.before(Phase::CatchingUp) && self.before(Phase::CutOver)
     }
 
-    /// `00:12:41 text`
+    /// `00:12:41 text`, or `00:12:41 database: text` of one of several.
     pub(super) fn stamped(&self, now: Instant, line: &str) -> String {
-        format!("{} {}", text::clock(now.saturating_duration_since(self.started)), text::printable(line))
+        let clock = text::clock(now.saturating_duration_since(self.started));
+        let line = text::printable(line);
+        match &self.name {
+            Some(name) => format!("{clock} {}: {line}", text::printable(name)),
+            None => format!("{clock} {line}"),
+        }
+    }
+
+    /// Where this database of several stands, in one line.
+    pub(super) fn summary(&self, now: Instant) -> String {
+        let copy = || self.copy_position().and_then(|_| self.copy_line(now));
+        let builds = || {
+            self.build_position()
+                .map(|(done, total)| format!("{} of {} built", text::count(done), text::count(total)))
+        };
+        let follow = || if self.is_following() { self.follow_line() } else { None };
+        let phase = || self.phase.map_or("waiting", Phase::label).replace('_', " ");
+        let work = copy().or_else(builds).or_else(follow).unwrap_or_else(phase);
+        let name = self.name.as_deref().unwrap_or_default();
+        format!("{}: {work}", text::printable(name))
+    }
+
+    /// The time spent in each phase until `now`, in the order in which they were entered first.
+    pub(super) fn phases(&self, now: Instant) -> Vec<(Phase, Duration)> {
+        let mut spent = self.spent.clone();
+        add(&mut spent, self.phase, now.saturating_duration_since(self.phase_entered));
+        spent
+    }
+
+    fn spend(&mut self, left: Option<Phase>, now: Instant) {
+        add(&mut self.spent, left, now.saturating_duration_since(self.phase_entered));
+        self.phase_entered = now;
     }
 
     /// The phase as a label, for logs.
@@ -244,7 +303,7 @@ impl Tally {
             return false;
         }
         let settled = self.phase == Some(Phase::Following);
-        self.line_due = now + if settled { FOLLOW_INTERVAL } else { LINE_INTERVAL };
+        self.line_due = now + self.patience * if settled { FOLLOW_INTERVAL } else { LINE_INTERVAL };
         true
     }
 
@@ -263,6 +322,14 @@ impl Tally {
             text::bytes(copy.bytes),
             text::duration(span),
         ))
+    }
+}
+
+fn add(spent: &mut Vec<(Phase, Duration)>, phase: Option<Phase>, time: Duration) {
+    let Some(phase) = phase else { return };
+    match spent.iter_mut().find(|(known, _)| *known == phase) {
+        Some((_, total)) => *total += time,
+        None => spent.push((phase, time)),
     }
 }
 
@@ -371,6 +438,32 @@ mod tests {
         tally.follow(start + Duration::from_millis(1), report(500));
         tally.follow(at(start, 1), report(1_000));
         assert_eq!(tally.follow_line().unwrap(), "lag 1 bytes, 1 000 tx/s, applied 0/0");
+    }
+
+    #[test]
+    fn a_database_of_several_is_named_and_speaks_less_often() {
+        let start = Instant::now();
+        let mut tally = Tally::new(start).of_database(start, "shop", 17);
+        assert_eq!(tally.summary(start), "shop: waiting");
+        assert_eq!(tally.phase(start, Phase::Copying), ["00:00:00 shop: copying"]);
+        tally.copy_started(start, MB, 1);
+        assert_eq!(tally.copied(at(start, 29), 0), None);
+        assert!(
+            tally.copied(at(start, 30), 0).unwrap().starts_with("00:00:30 shop: copied 0 bytes of 1.00 MB")
+        );
+        assert!(tally.summary(start).starts_with("shop: 0 bytes of 1.00 MB"));
+    }
+
+    #[test]
+    fn time_is_counted_by_phase_also_when_one_comes_twice() {
+        let start = Instant::now();
+        let mut tally = Tally::new(start);
+        for (second, phase) in [(1, Phase::Copying), (3, Phase::SchemaReady), (4, Phase::Copying)] {
+            tally.phase(at(start, second), phase);
+        }
+        let seconds = Duration::from_secs;
+        let expected = [(Phase::Copying, seconds(7)), (Phase::SchemaReady, seconds(1))];
+        assert_eq!(tally.phases(at(start, 9)), expected);
     }
 
     #[test]

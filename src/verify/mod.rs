@@ -13,7 +13,9 @@
 mod compare;
 mod digest;
 mod inventory;
+mod rights;
 
 pub use compare::{Comparison, RelationComparison, SequenceComparison, compare_database};
 pub use digest::{Digest, NestedFloats, Recipe, RowHash};
 pub use inventory::{LargeObjects, RelationKind, SequencePosition};
+pub use rights::compare_rights;

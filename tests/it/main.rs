@@ -20,10 +20,13 @@ mod metrics;
 mod migrate;
 mod migrate_change;
 mod migrate_choice;
+mod migrate_cluster;
 mod precheck;
 mod precheck_objects;
 mod precheck_server;
 mod precheck_trial;
+mod rights;
+mod roles;
 mod scenery;
 #[allow(dead_code, reason = "what the engine will call, too")]
 mod schema;
