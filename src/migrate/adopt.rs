@@ -218,7 +218,7 @@ async fn identify_for_dump(source: &Session) -> Result<SourceIdentity> {
         Ok(row) => (row.get::<_, i64>(0).cast_unsigned(), row.get::<_, i32>(1).unsigned_abs()),
         Err(error) => {
             let error = Error::from_postgres("identify the source", error);
-            if !error.sqlstate().is_some_and(|state| state.class() == "42") {
+            if error.sqlstate().is_none_or(|state| state.class() != "42") {
                 return Err(error);
             }
             (UNKNOWN, 0)

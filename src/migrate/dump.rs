@@ -153,9 +153,8 @@ async fn begin(run: &Run, keeper: &Keeper, source: &Catalog) -> Result<u64> {
     } else {
         moved.extend(unlogged);
     }
-    let entered: HashSet<&QualifiedName> = moved.iter().collect();
-    let tables = source.tables.iter().filter(|table| entered.contains(&table.name));
-    let sizes = tables.map(|table| (&table.name, table.bytes));
+    let names: HashSet<&QualifiedName> = moved.iter().collect();
+    let entered = source.tables.iter().filter(|table| names.contains(&table.name));
     let enter = format!(
         "DELETE FROM pgstream.copied_part;
          DELETE FROM pgstream.copied_table;
@@ -163,7 +162,7 @@ async fn begin(run: &Run, keeper: &Keeper, source: &Catalog) -> Result<u64> {
          {};
          {note}",
         ledger::enter(moved.iter()).unwrap_or_default(),
-        ledger::measure(sizes).unwrap_or_default(),
+        ledger::measure(entered.map(|table| (&table.name, table.bytes))).unwrap_or_default(),
     );
     run.enter(Phase::Copying, &enter).await?;
     Ok(snapshot.ordinal)

@@ -30,6 +30,8 @@ pub(super) struct TargetLook {
     pub(super) database: String,
     pub(super) source_database: String,
     pub(super) id: MigrationId,
+    /// A dump has no slot, and leaves nothing on its source to look at.
+    pub(super) has_stream: bool,
     pub(super) phase: String,
     pub(super) started: String,
     pub(super) phase_since: String,
@@ -148,6 +150,7 @@ pub(super) async fn look_at_target(session: &Session, database: &str) -> Result<
         database: database.to_owned(),
         source_database: row.get("source_database"),
         id: MigrationId::read(row.get("id")).ok_or_else(unreadable)?,
+        has_stream: row.get("has_stream"),
         phase: row.get("phase"),
         started: row.get("started"),
         phase_since: row.get("phase_since"),
@@ -211,7 +214,7 @@ WITH parts AS (
          max(copied_at) AS copied_at
     FROM tables
 )
-SELECT m.id, m.source_database, m.phase,
+SELECT m.id, m.source_database, m.phase, m.method <> 'dump' AS has_stream,
        to_char(m.started_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS started,
        to_char(m.phase_entered_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') AS phase_since,
        extract(epoch FROM clock_timestamp() - m.phase_entered_at)::float8 AS phase_seconds,

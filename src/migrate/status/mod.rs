@@ -46,7 +46,7 @@ pub async fn look(options: &StatusOptions) -> Result<Vec<Look>> {
             Err(error) => return Err(error),
         };
         let Some(target) = look_at_target(&session, conninfo.database()).await? else { continue };
-        let source = match &options.source {
+        let source = match options.source.as_ref().filter(|_| target.has_stream) {
             None => None,
             Some(source) => {
                 let source = source.with_database(&target.source_database);

@@ -12,6 +12,7 @@ fn target(phase: &str) -> TargetLook {
         database: "new".to_owned(),
         source_database: "old".to_owned(),
         id: MigrationId::read("0123abcd").unwrap(),
+        has_stream: true,
         phase: phase.to_owned(),
         started: "2026-01-01T00:00:00Z".to_owned(),
         phase_since: "2026-01-01T00:00:00Z".to_owned(),
