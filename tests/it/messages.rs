@@ -96,7 +96,8 @@ async fn a_server_that_is_not_reached_is_named_with_its_cause_and_its_cure() {
         let case = Case {
             source: source.clone(),
             target: target.clone() + wrong,
-            words: &[],
+            // What is not there would be created.
+            words: &["--no-createdb"],
             code: FAILED,
             says: &on_target,
         };
