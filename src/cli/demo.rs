@@ -12,7 +12,7 @@ use super::exit::Exit;
 use super::watch::Watch;
 use crate::demo::{Durability, SeedOptions, Stage, StageOptions, WorkloadOptions, WorkloadReport};
 use crate::error::Result;
-use crate::migrate::{self, Ending, Full, Options, Outcome, Share, Shutdown, ShutdownSender, Watchers};
+use crate::migrate::{self, Budgets, Ending, Full, Options, Outcome, Shutdown, ShutdownSender, Watchers};
 use crate::telemetry::text;
 use crate::verify::{Comparison, compare_database};
 
@@ -68,7 +68,7 @@ async fn play(args: &DemoArgs, watch: &Watch, shutdown: &Shutdown) -> Result<Pla
             log: watch.migration.clone(),
             shutdown,
             method: migrate::MethodTaken::default(),
-            share: Share::new(&options),
+            budgets: Budgets::new(&options),
         };
         migrate::migrate(&options, &watchers).await
     };

@@ -102,7 +102,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         progress: watchers.progress.clone(),
         metrics: watchers.metrics.clone(),
         health: watchers.health.clone(),
-        share: watchers.share.clone(),
+        budgets: watchers.budgets.clone(),
         tables: TableGauge::new(watchers.metrics.clone()),
         made: Mutex::new(made),
         shown: Mutex::new(found.as_ref().map_or(Phase::Planned, |state| state.phase)),

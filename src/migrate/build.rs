@@ -49,7 +49,7 @@ impl Builder {
         Ok(Builder {
             schedule: Schedule::new(builds, copied),
             jobs: run.options.index_jobs.get(),
-            budget: run.share.builds.clone(),
+            budget: run.budgets.builds.clone(),
             target: run.options.target.clone(),
             settings,
             control: Session::connect(&run.options.target, &SessionSettings::role("build")).await?,

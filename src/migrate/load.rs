@@ -252,7 +252,7 @@ pub(super) fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<
         watermark,
         tables,
         jobs: run.options.copy_jobs.get(),
-        budget: run.share.copies.clone(),
+        budget: run.budgets.copies.clone(),
         split_bytes: run.options.split_bytes,
         lock_timeout: run.options.lock_timeout,
         encoding: run.encoding.clone(),

@@ -18,6 +18,7 @@
 
 mod abandon;
 mod adopt;
+mod budgets;
 mod build;
 mod check;
 mod cleanup;
@@ -40,7 +41,6 @@ mod release;
 mod retry;
 mod run;
 mod selection;
-mod share;
 mod shutdown;
 pub mod state;
 mod status;
@@ -48,6 +48,7 @@ mod tables;
 mod trial;
 
 pub use crate::precheck::{Method, MethodChoice};
+pub use budgets::Budgets;
 pub use check::{Workplace, check};
 pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
@@ -60,7 +61,6 @@ pub use release::release_source;
 pub use retry::migrate;
 pub use run::{MethodTaken, Watchers};
 pub use selection::{Selection, Wishes, select};
-pub use share::Share;
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
-pub use status::{DatabaseStatus, LastError, Look, Portion, SlotStatus, StatusOptions, look, report};
+pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};
 pub use trial::SCRATCH_PREFIX;

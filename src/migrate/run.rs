@@ -4,10 +4,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::budgets::Budgets;
 use super::config::{Ending, Options, Records};
 use super::outcome::{Decisive, Ended, Figures, Outcome};
 use super::selection::Wishes;
-use super::share::Share;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
@@ -38,7 +38,7 @@ pub struct Watchers {
     /// Learns which method is taken.
     pub method: MethodTaken,
     /// What it shares with other databases of the same command.
-    pub share: Share,
+    pub budgets: Budgets,
 }
 
 /// How the rows move, for whoever speaks of a run that has ended without a result. A clone is a reference.
@@ -74,7 +74,7 @@ pub(super) struct Run {
     pub(super) restore: RestoreRun,
     pub(super) metrics: DatabaseMetrics,
     pub(super) health: Health,
-    pub(super) share: Share,
+    pub(super) budgets: Budgets,
     pub(super) tables: TableGauge,
     pub(super) headway: Arc<AtomicBool>,
     /// What the journal says, for when the target cannot be asked.
@@ -110,7 +110,7 @@ impl Run {
             stop.or_stop(self.alive(load::load(self, phase))).await?;
             phase = Phase::CatchingUp;
         }
-        self.share.leave_stage();
+        self.budgets.leave_stage();
         self.tables.set(ledger::read(&self.target).await?.keys(), TableState::Ready);
         if phase == Phase::CatchingUp {
             let followed = follow::catch_up(self, stop).await?;

@@ -11,10 +11,10 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::super::adopt::passed;
+use super::super::budgets::Budgets;
 use super::super::config::{Options, Records};
 use super::super::outcome::{Ended, Outcome};
 use super::super::run::{MethodTaken, Watchers};
-use super::super::share::Share;
 use super::super::shutdown::Shutdown;
 use super::super::{retry, state};
 use super::Order;
@@ -113,8 +113,8 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
     }
     let conductor = Arc::new(Conductor {
         options: Options { records: Records::Keep, ..order.options.clone() },
-        share: Share::new(&order.options),
-        stage: Budget::new(Share::stage_seats(&order.options)),
+        budgets: Budgets::new(&order.options),
+        stage: Budget::new(Budgets::stage_seats(&order.options)),
         target: survey.target,
         creation: order.creation,
         definitions,
@@ -165,7 +165,7 @@ async fn check_new(order: &Order, survey: &Survey) -> Result<Vec<Option<Error>>>
 /// What all databases' tasks share.
 struct Conductor {
     options: Options,
-    share: Share,
+    budgets: Budgets,
     /// Databases on their way to a full target.
     stage: Budget,
     target: Conninfo,
@@ -246,7 +246,7 @@ impl Conductor {
             health: watchers.health.clone(),
             log: watchers.log.clone(),
             shutdown: watchers.shutdown.clone(),
-            share: self.share.with_stage(turn),
+            budgets: self.budgets.with_stage(turn),
             method: method.clone(),
         };
         let outcome = Box::pin(retry::migrate(&options, &watchers)).await?;

@@ -15,7 +15,7 @@ use crate::telemetry::text;
 
 /// Done, of how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub struct Portion {
+pub struct Share {
     /// So much is done.
     pub done: u64,
     /// Of so much.
@@ -76,9 +76,9 @@ pub struct DatabaseStatus {
     /// The engine at work; absent when none is.
     pub engine: Option<Holder>,
     /// Tables copied.
-    pub tables: Portion,
+    pub tables: Share,
     /// Bytes copied, as the tables lie on the source's disk.
-    pub bytes: Portion,
+    pub bytes: Share,
     /// Rows copied.
     pub rows_copied: u64,
     /// Bytes of COPY data.
@@ -121,8 +121,8 @@ pub fn report(before: Option<&Look>, now: &Look) -> DatabaseStatus {
         phase_seconds: whole(target.phase_seconds),
         started: target.started.clone(),
         engine: target.engine.clone(),
-        tables: Portion { done: copy.tables_done, total: copy.tables },
-        bytes: Portion { done: copy.bytes_done, total: copy.bytes },
+        tables: Share { done: copy.tables_done, total: copy.tables },
+        bytes: Share { done: copy.bytes_done, total: copy.bytes },
         rows_copied: copy.rows,
         bytes_copied: copy.copy_bytes,
         bytes_per_second,

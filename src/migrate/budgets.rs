@@ -12,7 +12,7 @@ use crate::bulk::{Budget, Turn};
 
 /// Handles for one database; a clone is a reference.
 #[derive(Debug, Clone)]
-pub struct Share {
+pub struct Budgets {
     /// Connections that copy rows.
     pub copies: Budget,
     /// Connections that build indexes and constraints.
@@ -20,12 +20,12 @@ pub struct Share {
     stage: Arc<Mutex<Option<Turn>>>,
 }
 
-impl Share {
+impl Budgets {
     /// The budgets that the options speak of, all for one database. For several, each gets a clone by
-    /// [`Share::with_stage`].
+    /// [`Budgets::with_stage`].
     #[must_use]
-    pub fn new(options: &Options) -> Share {
-        Share {
+    pub fn new(options: &Options) -> Budgets {
+        Budgets {
             copies: Budget::new(options.copy_jobs),
             builds: Budget::new(options.index_jobs),
             stage: Arc::default(),
@@ -34,8 +34,8 @@ impl Share {
 
     /// The same budgets for a database that has waited for its turn to be defined and copied.
     #[must_use]
-    pub fn with_stage(&self, turn: Option<Turn>) -> Share {
-        Share { stage: Arc::new(Mutex::new(turn)), ..self.clone() }
+    pub fn with_stage(&self, turn: Option<Turn>) -> Budgets {
+        Budgets { stage: Arc::new(Mutex::new(turn)), ..self.clone() }
     }
 
     /// How many databases may be on their way to a full target at once. While the indexes of one are built
