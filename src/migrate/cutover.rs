@@ -1,11 +1,12 @@
-//! Carries over what the stream does not: sequences, materialized views, statistics.
+//! Carries over what the stream does not: sequences, materialized views, large objects.
 //!
 //! Hazard: a sequence set from `max(column)` hands out values again that were burned or belong to no
 //! column; it is read from the sequence itself, `is_called` included (P33). A view refreshed before the one
-//! it reads from is empty (P36). A database without statistics is slow on its first morning (P83).
+//! it reads from is empty (P36).
 
 use std::collections::HashSet;
 
+use super::analyze::analyze;
 use super::release::release_source;
 use super::run::Run;
 use super::{define, load};
@@ -38,11 +39,7 @@ pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     set_sequences(run).await?;
     refresh_views(run, &source).await?;
-    run.progress.note("collecting statistics on the target");
-    run.target
-        .batch_execute("SET client_min_messages = error; ANALYZE; RESET client_min_messages")
-        .await
-        .map_err(|error| Error::from_postgres("analyze the target", error))
+    analyze(run).await
 }
 
 async fn carry_large_objects(run: &Run, count: u64) -> Result<()> {

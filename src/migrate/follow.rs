@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use super::config::Ending as Wanted;
+use super::cutover::source_search_path;
 use super::define;
 use super::gauge::{Gauge, Horizon};
 use super::monitor::Monitor;
@@ -181,6 +182,7 @@ async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<Ap
     watermarks.extend(born.map(|table| (table.name.clone(), begun)));
     options.watermarks = watermarks.into_iter().collect();
     options.replica_role = define::replica_role(run).await?;
+    options.search_path = Some(source_search_path(&run.source).await?);
     if let Some(directory) = &run.options.work_dir {
         options.spool_directory.clone_from(directory);
     }

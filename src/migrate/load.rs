@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::build::Builder;
+use super::cutover::source_search_path;
 use super::define::{self, Definitions};
 use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
@@ -189,6 +190,7 @@ async fn copy(
         let plan = CopyPlan {
             meter: Arc::clone(&meter),
             ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, &source, target)?)
+                .await?
         };
         let bytes = plan.tables.iter().map(|table| table.bytes).sum();
         run.progress.copy_started(bytes, plan.tables.len() as u64);
@@ -213,8 +215,8 @@ async fn copy(
 }
 
 /// The plan for `tables`, of which nothing is there that could fire.
-fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>) -> CopyPlan {
-    CopyPlan {
+async fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>) -> Result<CopyPlan> {
+    Ok(CopyPlan {
         source: run.options.source.clone(),
         target: run.options.target.clone(),
         source_version: run.source_version,
@@ -225,9 +227,10 @@ fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>)
         split_bytes: run.options.split_bytes,
         lock_timeout: run.options.lock_timeout,
         encoding: run.encoding.clone(),
+        search_path: source_search_path(&run.source).await?,
         replica_role: LoadRole::Origin,
         meter: Arc::default(),
-    }
+    })
 }
 
 /// Copies tables that the stream does not carry, as they are now that writes have stopped (P35).
@@ -249,7 +252,7 @@ pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: Loa
     let target = catalog::load(&run.target).await?;
     let keeper = Keeper::open(&run.options.source).await?;
     let tables = copies(&unlogged, source, &target)?;
-    let plan = CopyPlan { replica_role, ..copy_plan(run, &keeper, Lsn::ZERO, tables) };
+    let plan = CopyPlan { replica_role, ..copy_plan(run, &keeper, Lsn::ZERO, tables).await? };
     // Nobody waits for these tables: their events are only drained.
     let (events, mut drained) = mpsc::channel(64);
     let drain = async {

@@ -15,6 +15,7 @@
 
 mod abandon;
 mod adopt;
+mod analyze;
 mod build;
 mod cleanup;
 mod config;
