@@ -16,7 +16,7 @@ use crate::error::{Error, Result, describe};
 use crate::pg::{QualifiedName, quote_literal};
 use crate::wire::{Session, SessionSettings};
 
-/// Copies the rows that the stream does not carry: unlogged tables and large objects. Can be done twice.
+/// Copies the rows that the stream does not carry: unlogged tables, large objects, what was set aside. Can be done twice.
 pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     let replica_role = match define::replica_role(run).await? {
@@ -25,7 +25,7 @@ pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
         // Nothing that fires is there yet.
         ReplicaRole::Denied => LoadRole::Origin,
     };
-    load::copy_unlogged(run, &source, replica_role).await?;
+    load::copy_unstreamed(run, &source, replica_role).await?;
     if source.large_objects > 0 {
         carry_large_objects(run, source.large_objects).await?;
     }

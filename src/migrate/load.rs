@@ -18,6 +18,7 @@ use super::open::{self, OpenSnapshot};
 use super::release::release_source;
 use super::run::Run;
 use super::selection::{Selection, Wishes, select};
+use super::unseen;
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState};
 use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, TableCopy, copy_tables};
@@ -85,6 +86,7 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     for (table, why) in &selection.definitions_only {
         run.warn(&format!("{}: the definition is carried, its rows are not: {why}", table.plain())).await?;
     }
+    unseen::warn(run).await?;
     open::publish(run, &selection).await?;
     let snapshot = open::open_slot(run).await?;
     let shown = catalog_under(run, &snapshot).await?;
@@ -187,6 +189,7 @@ async fn copy(
         let source = catalog_under(run, &current).await?;
         fits(&unfinished, &source, target)?;
         open::still_published(run, &unfinished).await?;
+        unseen::note(run, &unfinished).await?;
         let plan = CopyPlan {
             meter: Arc::clone(&meter),
             ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, &source, target)?)
@@ -233,25 +236,27 @@ async fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<Table
     })
 }
 
-/// Copies tables that the stream does not carry, as they are now that writes have stopped (P35).
-pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
+/// Copies tables that the stream does not carry, or not all of, as they are now that writes have stopped (P35, P41).
+pub(super) async fn copy_unstreamed(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
     let skipped = Wishes::of(&run.identity, source)?.skip;
-    let unlogged: Vec<QualifiedName> = source
+    let changed = unseen::changed(run).await?;
+    let unstreamed: Vec<QualifiedName> = source
         .tables
         .iter()
-        .filter(|table| table.kind == TableKind::Ordinary && table.persistence == Persistence::Unlogged)
+        .filter(|table| table.kind == TableKind::Ordinary)
+        .filter(|table| table.persistence == Persistence::Unlogged || changed.contains(&table.name))
         .filter(|table| table.extension.is_none() && !skipped.contains(&table.oid))
         .map(|table| table.name.clone())
         .collect();
-    let Some(enter) = ledger::enter(unlogged.iter()) else { return Ok(()) };
+    let Some(enter) = ledger::enter(unstreamed.iter()) else { return Ok(()) };
     run.target
         .batch_execute(&enter)
         .await
-        .map_err(|error| Error::from_postgres("enter unlogged tables", error))?;
-    run.progress.note(&format!("copying {} unlogged tables", unlogged.len()));
+        .map_err(|error| Error::from_postgres("enter tables that the stream does not carry", error))?;
+    run.progress.note(&format!("copying {} tables that the stream does not carry", unstreamed.len()));
     let target = catalog::load(&run.target).await?;
     let keeper = Keeper::open(&run.options.source).await?;
-    let tables = copies(&unlogged, source, &target)?;
+    let tables = copies(&unstreamed, source, &target)?;
     let plan = CopyPlan { replica_role, ..copy_plan(run, &keeper, Lsn::ZERO, tables).await? };
     // Nobody waits for these tables: their events are only drained.
     let (events, mut drained) = mpsc::channel(64);

@@ -38,6 +38,7 @@ mod shutdown;
 pub mod state;
 mod status;
 mod tables;
+mod unseen;
 
 pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,

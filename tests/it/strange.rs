@@ -51,3 +51,35 @@ async fn functions_that_rely_on_the_search_path_are_lent_the_sources() {
     scenario.assert_moved().await;
     scenario.assert_source_clean(&before).await;
 }
+
+/// The stream of a PostgreSQL 10 does not tell of TRUNCATE (P41); of every later one it does.
+#[tokio::test]
+async fn a_truncated_table_arrives_whole_also_if_the_stream_does_not_tell() {
+    let scenario = Scenario::own("truncated").await;
+    let Scenario { source, target } = &scenario;
+    source
+        .execute(
+            "CREATE TABLE again (id int PRIMARY KEY, v text); INSERT INTO again SELECT i FROM generate_series(1, 50) AS i;
+             CREATE TABLE child (id int PRIMARY KEY, again int REFERENCES again);
+             CREATE TABLE quietly (id int PRIMARY KEY); INSERT INTO quietly VALUES (1), (2);
+             CREATE TABLE kept (id int PRIMARY KEY); INSERT INTO kept VALUES (1)",
+        )
+        .await;
+    let engine = scenario.migrate(&["--status-interval", "50ms"]);
+    eventually("it follows", async || target.holds(FOLLOWING).await).await;
+    for round in 0..2 {
+        source
+            .execute(&format!(
+                "TRUNCATE again CASCADE; INSERT INTO again SELECT i, 'round {round}' FROM generate_series(1, 20) AS i;
+                 INSERT INTO child SELECT i, i FROM generate_series(1, 10) AS i;
+                 UPDATE again SET v = 'changed' WHERE id = 7; INSERT INTO kept VALUES (10 + {round})"
+            ))
+            .await;
+        in_step(&scenario, "a TRUNCATE").await;
+    }
+    engine.interrupt().await;
+    engine.wait(crate::support::migration::RUN).await.expect_code(0);
+    source.execute("TRUNCATE quietly").await;
+    scenario.stop_replication(&[]).await;
+    scenario.assert_moved().await;
+}
