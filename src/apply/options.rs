@@ -24,8 +24,8 @@ pub struct ApplyOptions {
     pub start: Lsn,
     /// How the target's triggers and foreign keys are kept from firing (P48).
     pub replica_role: ReplicaRole,
-    /// The source database's `search_path`, lent to the session once a function of the target's own (an
-    /// index's, a CHECK's, a domain's) does not find what it names (P58); `None` never lends one.
+    /// The source database's `search_path`, lent to the session once changes have to go row by row: a function of
+    /// the target's own (an index's, a CHECK's, a domain's) may not find what it names (P58). `None` never lends one.
     pub search_path: Option<String>,
     /// When a group of transactions is committed at the latest.
     pub bounds: GroupBounds,

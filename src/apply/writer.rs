@@ -172,12 +172,9 @@ impl Writer {
                     );
                     self.stats.count_fallback(reason);
                     self.bare(BACK, "roll a chunk back").await?;
-                    if fault.is_unresolved() {
-                        let lent = self.lane.lend_search_path().await;
-                        lent.map_err(|error| {
-                            Failure::Final(Error::from_postgres("set a search_path", error))
-                        })?;
-                    }
+                    // Whatever the fault was: a change behind it may be the first to need the path.
+                    let lent = self.lane.lend_search_path().await;
+                    lent.map_err(|error| Failure::Final(Error::from_postgres("set a search_path", error)))?;
                     self.replay(chunk, advance.as_ref()).await?;
                 }
                 Verdict::Retry | Verdict::Stop => {

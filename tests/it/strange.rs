@@ -23,6 +23,7 @@ async fn functions_that_rely_on_the_search_path_are_lent_the_sources() {
              CREATE DOMAIN app.word AS text CHECK (key(VALUE) <> 'never');
              CREATE TABLE app.checked (id int PRIMARY KEY, v text CHECK (key(v) <> 'never'));
              CREATE TABLE app.domained (id int PRIMARY KEY, v app.word);
+             CREATE TABLE app.seat (id int PRIMARY KEY, n int UNIQUE); INSERT INTO app.seat VALUES (1, 1), (2, 2);
              CREATE TABLE app.twin (id int PRIMARY KEY, v text); {index};
              CREATE UNLOGGED TABLE app.unlogged (id int PRIMARY KEY, v text CHECK (key(v) <> 'never'));
              INSERT INTO app.checked SELECT i, 'V' || i FROM generate_series(1, 100) AS i;
@@ -35,6 +36,12 @@ async fn functions_that_rely_on_the_search_path_are_lent_the_sources() {
     // Not told to follow by itself: what it applies must not wait for a rerun.
     let engine = scenario.migrate(&words(&[&FULL, &["--status-interval", "50ms"]]));
     eventually("it follows", async || target.holds(FOLLOWING).await).await;
+    // The swap makes the group go row by row, and only then does a function not find what it names.
+    let swap = "SET search_path = app, public; BEGIN;
+        UPDATE app.seat SET n = -1 WHERE id = 1; UPDATE app.seat SET n = 1 WHERE id = 2;
+        UPDATE app.seat SET n = 2 WHERE id = 1; UPDATE app.checked SET v = v || 'y' WHERE id = 60; COMMIT";
+    source.execute(swap).await;
+    in_step(&scenario, "a swap").await;
     for table in ["checked", "domained", "twin"] {
         source
             .execute(&format!(
