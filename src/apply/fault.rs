@@ -36,6 +36,14 @@ impl Fault {
         }
     }
 
+    /// Whether something that the server evaluates for us names what it does not find (P58).
+    pub(super) fn is_unresolved(&self) -> bool {
+        match &self.cause {
+            FaultCause::Server(error) => sqlstate(error).is_some_and(|state| state.is_unresolved()),
+            FaultCause::Unprepared(_) | FaultCause::Touched { .. } => false,
+        }
+    }
+
     /// Whether the whole group may simply be tried again.
     pub(super) fn is_contention(&self) -> bool {
         self.verdict() == Verdict::Retry

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Row, Statement};
 use super::write::{Body, Payload, Touches, Write};
 use crate::catalog::ReplicaRole;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::Conninfo;
+use crate::pg::{Conninfo, quote_literal};
 use crate::wire::{Session, SessionSettings};
 
 /// Bytes sent and not yet answered.
@@ -42,6 +42,8 @@ JOIN (VALUES ('plan_cache_mode', 'force_generic_plan'), ('enable_seqscan', 'off'
 pub(super) struct Lane {
     session: Session,
     statements: Statements,
+    /// Of the source database.
+    search_path: Option<String>,
 }
 
 /// What went wrong first.
@@ -67,7 +69,11 @@ impl Lane {
     ///
     /// # Errors
     /// As [`Error::from_postgres`] classes them.
-    pub(super) async fn connect(target: &Conninfo, role: ReplicaRole) -> Result<Lane> {
+    pub(super) async fn connect(
+        target: &Conninfo,
+        role: ReplicaRole,
+        search_path: Option<String>,
+    ) -> Result<Lane> {
         let settings = SessionSettings { role: "apply 0", extra: Vec::new() };
         let session = Session::connect(target, &settings).await?;
         let failed = |error| Error::from_postgres("set up an apply session", error);
@@ -80,7 +86,7 @@ impl Lane {
             ReplicaRole::Denied => "",
         };
         session.batch_execute(replica).await.map_err(failed)?;
-        Ok(Lane { session, statements: Statements::default() })
+        Ok(Lane { session, statements: Statements::default(), search_path })
     }
 
     /// The session, for statements outside the stream of changes.
@@ -91,6 +97,16 @@ impl Lane {
     /// Executes SQL without parameters.
     pub(super) async fn simple(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
         self.session.batch_execute(sql).await
+    }
+
+    /// Lets functions of the target find what they name as on the source (P58). Our own statements mean what
+    /// they meant: `pg_catalog` stays first, and beyond it they qualify every name.
+    ///
+    /// It lasts as the transaction does: for good if that commits.
+    pub(super) async fn lend_search_path(&self) -> Result<(), tokio_postgres::Error> {
+        let Some(path) = &self.search_path else { return Ok(()) };
+        let path = quote_literal(&format!("pg_catalog, {path}"));
+        self.simple(&format!("SELECT pg_catalog.set_config('search_path', {path}, false)")).await
     }
 
     /// Executes `prologue` and `writes` in order, many at a time, and compares the rows they touch.

@@ -24,6 +24,9 @@ pub struct ApplyOptions {
     pub start: Lsn,
     /// How the target's triggers and foreign keys are kept from firing (P48).
     pub replica_role: ReplicaRole,
+    /// The source database's `search_path`, lent to the session once changes have to go row by row: a function of
+    /// the target's own (an index's, a CHECK's, a domain's) may not find what it names (P58). `None` never lends one.
+    pub search_path: Option<String>,
     /// When a group of transactions is committed at the latest.
     pub bounds: GroupBounds,
     /// Bytes of items that may wait to be decoded.
@@ -46,6 +49,7 @@ impl ApplyOptions {
             watermarks: TableWatermarks::default(),
             start,
             replica_role: ReplicaRole::Denied,
+            search_path: None,
             bounds: GroupBounds::default(),
             input_bytes: 8 << 20,
             spool_memory_bytes: 16 << 20,

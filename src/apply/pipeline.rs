@@ -77,7 +77,7 @@ impl Applier {
     /// As [`Error::from_postgres`] classes them; `State` if the progress row does not stand at `options.start`;
     /// `Local` if no thread can be had.
     pub async fn start(options: ApplyOptions) -> Result<Applier> {
-        let lane = Lane::connect(&options.target, options.replica_role).await?;
+        let lane = Lane::connect(&options.target, options.replica_role, options.search_path).await?;
         let checkpoint = Checkpoint::adopt(lane.session(), &options.slot, options.start).await?;
         let facts = TargetFacts::load(lane.session(), &options.tables).await?;
 

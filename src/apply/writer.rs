@@ -161,7 +161,7 @@ impl Writer {
             Err(fault) if fault.at.is_some_and(|at| at < writes.len()) => match fault.verdict() {
                 Verdict::Replay(reason) => {
                     let relation = fault.at.and_then(|at| writes.get(at)?.table.as_ref());
-                    if let Some(table) = relation {
+                    if let Some(table) = relation.filter(|_| !fault.is_unresolved()) {
                         table.caution.raise();
                     }
                     tracing::info!(
@@ -171,6 +171,10 @@ impl Writer {
                         "chunk replayed row by row"
                     );
                     self.stats.count_fallback(reason);
+                    self.bare(BACK, "roll a chunk back").await?;
+                    // Whatever the fault was: a change behind it may be the first to need the path.
+                    let lent = self.lane.lend_search_path().await;
+                    lent.map_err(|error| Failure::Final(Error::from_postgres("set a search_path", error)))?;
                     self.replay(chunk, advance.as_ref()).await?;
                 }
                 Verdict::Retry | Verdict::Stop => {
@@ -187,9 +191,8 @@ impl Writer {
         }
     }
 
-    /// The exact way: every change by itself, in order.
+    /// The exact way: every change by itself, in order, from the chunk's savepoint on.
     async fn replay(&mut self, chunk: &Chunk, advance: Option<&Write>) -> Result<(), Failure> {
-        self.bare(BACK, "roll a chunk back").await?;
         let mut round: Vec<(&Step, Planned, Write)> = Vec::new();
         for (at, step) in chunk.steps.iter().enumerate() {
             for planned in plan_exactly(step) {

@@ -43,6 +43,9 @@ pub struct CopyPlan {
     pub lock_timeout: Duration,
     /// `client_encoding` of both ends (P63).
     pub encoding: String,
+    /// The source database's `search_path`, lent to a load in which a function of the target's own (a CHECK's,
+    /// a domain's, an index's) does not find what it names (P58).
+    pub search_path: String,
     /// Whether triggers and foreign keys exist already and must not fire.
     pub replica_role: LoadRole,
     /// What a table that was rewritten after the snapshot means for the others.

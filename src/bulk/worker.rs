@@ -22,6 +22,15 @@ pub(super) struct Worker {
     wave: Arc<Wave>,
     ends: Option<Ends>,
     turn: Option<Turn>,
+    search_path: SearchPath,
+}
+
+/// Which `search_path` rows are loaded under.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SearchPath {
+    Empty,
+    /// Once one table has needed it, also for the tables after it.
+    Sources,
 }
 
 struct Ends {
@@ -36,7 +45,7 @@ enum Copied {
 
 impl Worker {
     pub(super) fn new(wave: Arc<Wave>) -> Worker {
-        Worker { wave, ends: None, turn: None }
+        Worker { wave, ends: None, turn: None, search_path: SearchPath::Empty }
     }
 
     /// Empties the tables that are copied in parts, before any part of them may load.
@@ -46,7 +55,13 @@ impl Worker {
             if progress.parts_left.load(Ordering::Relaxed) > 1 {
                 let connection = match target.take() {
                     Some(connection) => connection,
-                    None => Connection::connect(&wave.plan.target, &target_settings(&wave.plan)).await?,
+                    None => {
+                        Connection::connect(
+                            &wave.plan.target,
+                            &target_settings(&wave.plan, SearchPath::Empty),
+                        )
+                        .await?
+                    }
                 };
                 let connection = target.insert(connection);
                 connection
@@ -120,6 +135,12 @@ impl Worker {
             if error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE) {
                 return Ok(Copied::PutOff(PutOff::Locked));
             }
+            let is_unresolved = error.sqlstate().is_some_and(|state| state.is_unresolved());
+            if is_unresolved && self.search_path == SearchPath::Empty {
+                tracing::info!(relation = %self.table(part).name.plain(), "loading under the source's search_path");
+                self.search_path = SearchPath::Sources;
+                continue;
+            }
             // A part that is noted twice was copied before, by a COMMIT whose answer was lost.
             let twin =
                 attempt > 1 && part.range.is_some() && error.sqlstate() == Some(SqlState::UNIQUE_VIOLATION);
@@ -173,7 +194,8 @@ impl Worker {
         if self.ends.is_none() {
             let plan = &self.wave.plan;
             let source = Connection::connect(&plan.source, &settings("copy", plan)).await?;
-            let mut target = Connection::connect(&plan.target, &target_settings(plan)).await?;
+            let settings = target_settings(plan, self.search_path);
+            let mut target = Connection::connect(&plan.target, &settings).await?;
             if plan.replica_role == LoadRole::ReplicaThroughAivenExtras {
                 target.query("SELECT aiven_extras.session_replication_role('replica')").await?;
             }
@@ -250,10 +272,17 @@ fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
     }
 }
 
-fn target_settings(plan: &CopyPlan) -> ConnectionSettings {
+fn target_settings(plan: &CopyPlan, search_path: SearchPath) -> ConnectionSettings {
+    let settings = match search_path {
+        SearchPath::Empty => settings("load", plan),
+        // What our own statements name stays PostgreSQL's (P57).
+        SearchPath::Sources => {
+            settings("load", plan).set("search_path", format!("pg_catalog, {}", plan.search_path))
+        }
+    };
     match plan.replica_role {
-        LoadRole::Origin | LoadRole::ReplicaThroughAivenExtras => settings("load", plan),
-        LoadRole::Replica => settings("load", plan).set("session_replication_role", "replica"),
+        LoadRole::Origin | LoadRole::ReplicaThroughAivenExtras => settings,
+        LoadRole::Replica => settings.set("session_replication_role", "replica"),
     }
 }
 

@@ -62,12 +62,12 @@ pub fn main() -> Exit {
 async fn run(command: Command) -> Result<Exit> {
     let directives = std::env::var("PGSTREAM_LOG").ok();
     match command {
-        Command::Check(args) => command::check(args, directives).await,
+        Command::Check(args) => command::check(*args, directives).await,
         Command::Migrate(args) => command::migrate(*args, directives).await,
         Command::Status(args) => status::status(args, directives).await,
         Command::Cleanup(args) => cleanup::cleanup(args, directives).await,
         Command::PgMigrate(args) => match args.meant(|name| std::env::var(name).ok()) {
-            Meant::Check(args) => command::check(args, directives).await,
+            Meant::Check(args) => command::check(*args, directives).await,
             Meant::Migrate(args) => command::migrate(*args, directives).await,
         },
         Command::Demo(args) => demo::demo(args, directives).await,

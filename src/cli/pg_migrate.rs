@@ -90,7 +90,7 @@ pub struct PgMigrateArgs {
 /// What such a line comes to here.
 #[derive(Debug)]
 pub(super) enum Meant {
-    Check(CheckArgs),
+    Check(Box<CheckArgs>),
     Migrate(Box<MigrateArgs>),
 }
 
@@ -134,7 +134,7 @@ impl PgMigrateArgs {
         let files = Files { pgbin: self.pgbin, work_dir: None };
         if self.validate {
             let talk = self.talk;
-            return Meant::Check(CheckArgs {
+            return Meant::Check(Box::new(CheckArgs {
                 servers,
                 databases,
                 method,
@@ -143,7 +143,7 @@ impl PgMigrateArgs {
                 checks,
                 files,
                 talk,
-            });
+            }));
         }
         let lag = u64::try_from(self.max_replication_lag).ok();
         let ending = match (self.stop_replication, lag) {

@@ -1,11 +1,12 @@
-//! Carries over what the stream does not: sequences, materialized views, statistics.
+//! Carries over what the stream does not: sequences, materialized views, large objects.
 //!
 //! Hazard: a sequence set from `max(column)` hands out values again that were burned or belong to no
 //! column; it is read from the sequence itself, `is_called` included (P33). A view refreshed before the one
-//! it reads from is empty (P36). A database without statistics is slow on its first morning (P83).
+//! it reads from is empty (P36).
 
 use std::collections::HashSet;
 
+use super::analyze::analyze;
 use super::release::release_source;
 use super::run::Run;
 use super::{define, extension, load};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result, describe};
 use crate::pg::{QualifiedName, quote_literal};
 use crate::wire::Session;
 
-/// Copies the rows that the stream does not carry: unlogged tables and large objects. Can be done twice.
+/// Copies the rows that the stream does not carry: unlogged tables, large objects, what was set aside. Can be done twice.
 pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
     let replica_role = match define::replica_role(run).await? {
@@ -24,7 +25,7 @@ pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
         // Nothing that fires is there yet.
         ReplicaRole::Denied => LoadRole::Origin,
     };
-    load::copy_unlogged(run, &source, replica_role).await?;
+    load::copy_unstreamed(run, &source, replica_role).await?;
     let keeper = Keeper::open(&run.options.source).await?;
     carry_large_objects(run, &keeper, source.large_objects).await
 }
@@ -43,11 +44,7 @@ pub(super) async fn complete_target(run: &Run) -> Result<()> {
     refresh_views(run, &source).await?;
     // Jobs that run by what extensions hold find everything else in place.
     extension::carry_rows(run, extension::Moment::End).await?;
-    run.progress.note("collecting statistics on the target");
-    run.target
-        .batch_execute("SET client_min_messages = error; ANALYZE; RESET client_min_messages")
-        .await
-        .map_err(|error| Error::from_postgres("analyze the target", error))
+    analyze(run).await
 }
 
 /// Makes the target's large objects those that the snapshot shows; some `count` of them.

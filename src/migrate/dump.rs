@@ -195,7 +195,7 @@ impl Copy<'_> {
             if unfinished.is_empty() {
                 return Ok(self.run.enter(Phase::Building, "").await?);
             }
-            let plan = self.plan(&unfinished, &meter)?;
+            let plan = self.plan(&unfinished, &meter).await?;
             let bytes = plan.tables.iter().map(|table| table.bytes).sum();
             self.run.progress.copy_started(bytes, plan.tables.len() as u64);
             let copy = copy_tables(plan, events.clone());
@@ -213,7 +213,7 @@ impl Copy<'_> {
             .into())
     }
 
-    fn plan(&self, unfinished: &[QualifiedName], meter: &Arc<Meter>) -> Result<CopyPlan> {
+    async fn plan(&self, unfinished: &[QualifiedName], meter: &Arc<Meter>) -> Result<CopyPlan> {
         let mut tables: Vec<TableCopy> = load::copies(unfinished, self.source, self.target)?;
         for table in tables.iter_mut().filter(|table| self.restless.contains(&table.name)) {
             table.rank = Rank::First;
@@ -223,7 +223,7 @@ impl Copy<'_> {
         Ok(CopyPlan {
             rewritten: OnRewrite::End,
             meter: Arc::clone(meter),
-            ..load::copy_plan(self.run, self.keeper, watermark, tables)
+            ..load::copy_plan(self.run, self.keeper, watermark, tables).await?
         })
     }
 }

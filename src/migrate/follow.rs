@@ -13,12 +13,14 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::config::Ending as Wanted;
+use super::cutover::source_search_path;
 use super::define;
 use super::gauge::{Gauge, Horizon};
 use super::monitor::Monitor;
 use super::run::Run;
 use super::shutdown::Shutdown;
 use super::state;
+use super::unseen::{self, Found};
 use crate::apply::{self, Applier, ApplyInput, ApplyOptions, LaneId, Positions};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
@@ -71,7 +73,8 @@ const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Applies until every table is at one and the same position: beyond the snapshot of the last one copied.
 pub(super) async fn catch_up(run: &Run, stop: &mut Shutdown) -> Result<Followed> {
-    let last = watermarks(run).await?.into_iter().map(|(_, watermark)| watermark).max().unwrap_or(Lsn::ZERO);
+    let watermarks = watermarks(run).await?.into_iter().map(|(_, watermark)| watermark);
+    let last = watermarks.filter(|watermark| *watermark != unseen::ASIDE).max().unwrap_or(Lsn::ZERO);
     let position = position(run).await?;
     if position >= last {
         return Ok(Followed { ended: Ended::Reached, position, lag_bytes: 0 });
@@ -117,6 +120,7 @@ struct Live {
 
 /// Takes up the stream where the target stands.
 async fn connect(run: &Run) -> Result<Live> {
+    unseen::set_aside(run).await?;
     let start = position(run).await?;
     let publications = run.publications().await?;
     let options =
@@ -135,8 +139,19 @@ async fn connect(run: &Run) -> Result<Live> {
     Ok(Live { start, applier, reader, feedback })
 }
 
-/// One connection's worth of following. An error leaves the durable state as it is, for the next attempt.
+/// Follows; what the target refuses only because of a TRUNCATE that was not streamed is passed over.
 async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
+    loop {
+        match stream_once(run, stop, goal).await {
+            Err(error)
+                if error.kind() == ErrorKind::Apply && unseen::set_aside(run).await? == Found::More => {}
+            ended => return ended,
+        }
+    }
+}
+
+/// One connection's worth of following. An error leaves the durable state as it is, for the next attempt.
+async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
     let Live { start, applier, reader, feedback } = stop.or_stop(connect(run)).await?;
     applier.stats().observe_groups(run.metrics.clone());
     let mut gauge = Gauge::new(run, applier.stats());
@@ -183,6 +198,7 @@ async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<Ap
     watermarks.extend(born.map(|table| (table.name.clone(), begun)));
     options.watermarks = watermarks.into_iter().collect();
     options.replica_role = define::replica_role(run).await?;
+    options.search_path = Some(source_search_path(&run.source).await?);
     if let Some(directory) = &run.options.work_dir {
         options.spool_directory.clone_from(directory);
     }

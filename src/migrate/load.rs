@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::build::Builder;
+use super::cutover::source_search_path;
 use super::define::{self, Definitions};
 use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
 use super::release::release_source;
 use super::run::Run;
 use super::selection::{Selection, Wishes, select};
+use super::unseen;
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState};
 use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, OnRewrite, TableCopy, copy_tables};
@@ -87,6 +89,7 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     let selection = select(&before, &run.wishes(&before)?);
     harmless(&selection)?;
     tell_definitions_only(run, &selection).await?;
+    unseen::warn(run).await?;
     open::publish(run, &selection).await?;
     let snapshot = open::open_slot(run).await?;
     let shown = catalog_under(run, &snapshot.keeper).await?;
@@ -216,9 +219,11 @@ async fn copy(
         let source = catalog_under(run, &current.keeper).await?;
         fits(&unfinished, &source, target)?;
         open::still_published(run, &unfinished).await?;
+        unseen::note(run, &unfinished).await?;
         let plan = CopyPlan {
             meter: Arc::clone(&meter),
             ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, &source, target)?)
+                .await?
         };
         let bytes = plan.tables.iter().map(|table| table.bytes).sum();
         run.progress.copy_started(bytes, plan.tables.len() as u64);
@@ -243,8 +248,13 @@ async fn copy(
 }
 
 /// The plan for `tables`, of which nothing is there that could fire.
-pub(super) fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<TableCopy>) -> CopyPlan {
-    CopyPlan {
+pub(super) async fn copy_plan(
+    run: &Run,
+    keeper: &Keeper,
+    watermark: Lsn,
+    tables: Vec<TableCopy>,
+) -> Result<CopyPlan> {
+    Ok(CopyPlan {
         source: run.options.source.clone(),
         target: run.options.target.clone(),
         source_version: run.source_version,
@@ -256,10 +266,11 @@ pub(super) fn copy_plan(run: &Run, keeper: &Keeper, watermark: Lsn, tables: Vec<
         split_bytes: run.options.split_bytes,
         lock_timeout: run.options.lock_timeout,
         encoding: run.encoding.clone(),
+        search_path: source_search_path(&run.source).await?,
         replica_role: LoadRole::Origin,
         rewritten: OnRewrite::PutOff,
         meter: Arc::default(),
-    }
+    })
 }
 
 /// Tables that no stream tells of, and whose rows move all the same.
@@ -273,19 +284,28 @@ pub(super) fn unlogged(source: &Catalog, wishes: &Wishes) -> Vec<QualifiedName> 
         .collect()
 }
 
-/// Copies tables that the stream does not carry, as they are now that writes have stopped (P35).
-pub(super) async fn copy_unlogged(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
-    let unlogged = unlogged(source, &run.wishes(source)?);
-    let Some(enter) = ledger::enter(unlogged.iter()) else { return Ok(()) };
+/// Copies tables that the stream does not carry, or not all of, as they are now that writes have stopped (P35, P41).
+pub(super) async fn copy_unstreamed(run: &Run, source: &Catalog, replica_role: LoadRole) -> Result<()> {
+    let wishes = run.wishes(source)?;
+    let mut unstreamed = unlogged(source, &wishes);
+    let changed = unseen::changed(run).await?;
+    let seen_to = source
+        .tables
+        .iter()
+        .filter(|table| table.kind == TableKind::Ordinary && table.persistence != Persistence::Unlogged)
+        .filter(|table| changed.contains(&table.name))
+        .filter(|table| table.extension.is_none() && !wishes.left.has(table.oid));
+    unstreamed.extend(seen_to.map(|table| table.name.clone()));
+    let Some(enter) = ledger::enter(unstreamed.iter()) else { return Ok(()) };
     run.target
         .batch_execute(&enter)
         .await
-        .map_err(|error| Error::from_postgres("enter unlogged tables", error))?;
-    run.progress.note(&format!("copying {} unlogged tables", unlogged.len()));
+        .map_err(|error| Error::from_postgres("enter tables that the stream does not carry", error))?;
+    run.progress.note(&format!("copying {} tables that the stream does not carry", unstreamed.len()));
     let target = catalog::load(&run.target).await?;
     let keeper = Keeper::open(&run.options.source).await?;
-    let tables = copies(&unlogged, source, &target)?;
-    let plan = CopyPlan { replica_role, ..copy_plan(run, &keeper, Lsn::ZERO, tables) };
+    let tables = copies(&unstreamed, source, &target)?;
+    let plan = CopyPlan { replica_role, ..copy_plan(run, &keeper, Lsn::ZERO, tables).await? };
     // Nobody waits for these tables: their events are only drained.
     let (events, mut drained) = mpsc::channel(64);
     let drain = async {

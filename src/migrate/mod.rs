@@ -18,6 +18,7 @@
 
 mod abandon;
 mod adopt;
+mod analyze;
 mod budgets;
 mod build;
 mod check;
@@ -31,6 +32,7 @@ mod dump;
 mod extension;
 mod follow;
 mod gauge;
+mod journal;
 mod load;
 mod lock;
 mod mark;
@@ -46,6 +48,7 @@ pub mod state;
 mod status;
 mod tables;
 mod trial;
+mod unseen;
 
 pub use crate::precheck::{Method, MethodChoice};
 pub use budgets::Budgets;

@@ -11,7 +11,7 @@ use super::selection::Wishes;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
-use super::{abandon, cutover, define, dump, follow, load, monitor, open};
+use super::{abandon, cutover, define, dump, follow, load, monitor, open, unseen};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::catalog::{self, Catalog};
@@ -165,6 +165,7 @@ impl Run {
         let moved: Vec<QualifiedName> =
             tables.into_iter().filter(|(_, state)| streamed(state)).map(|(name, _)| name).collect();
         open::still_published(self, &moved).await?;
+        unseen::set_aside(self).await?;
         // While this fails, following can go on.
         stop.or_stop(self.alive(monitor::beside(self, cutover::carry_unstreamed(self)))).await?;
         self.enter(Phase::Fenced, "").await

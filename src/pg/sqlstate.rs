@@ -25,6 +25,8 @@ states! {
     INVALID_PARAMETER_VALUE = b"22023";
     /// undefined_table
     UNDEFINED_TABLE = b"42P01";
+    /// undefined_function, operators too
+    UNDEFINED_FUNCTION = b"42883";
     /// undefined_object
     UNDEFINED_OBJECT = b"42704";
     /// duplicate_object
@@ -92,6 +94,13 @@ impl SqlState {
     #[must_use]
     pub fn class(&self) -> &str {
         self.code().get(..2).unwrap_or("??")
+    }
+
+    /// Whether a name did not resolve: of a function or operator, a type or collation, a table. Another
+    /// `search_path` may cure that (P58).
+    #[must_use]
+    pub fn is_unresolved(&self) -> bool {
+        [Self::UNDEFINED_FUNCTION, Self::UNDEFINED_OBJECT, Self::UNDEFINED_TABLE].contains(self)
     }
 
     /// Whether the same work, tried again on a new connection, may well succeed:

@@ -70,7 +70,7 @@ pub async fn build(session: &Session, build: &Build, settings: &BuildSettings) -
         };
         match (error.sqlstate(), settings.source_search_path.as_deref()) {
             (Some(SqlState::DEADLOCK_DETECTED), _) if attempt < ATTEMPTS_MAX => attempt += 1,
-            (Some(state), Some(path)) if is_unresolved(state) => {
+            (Some(state), Some(path)) if state.is_unresolved() => {
                 execute(session, build, settings, SearchPath::Sources(path)).await.map_err(|_| error)?;
                 return Ok(Built::WithSourceSearchPath);
             }
@@ -84,11 +84,6 @@ pub async fn build(session: &Session, build: &Build, settings: &BuildSettings) -
             }
         }
     }
-}
-
-/// A name that did not resolve: function or operator, type or collation, table.
-fn is_unresolved(state: SqlState) -> bool {
-    matches!(state.code(), "42883" | "42704" | "42P01")
 }
 
 async fn execute(
@@ -148,7 +143,7 @@ fn explain(build: &Build, error: tokio_postgres::Error) -> Error {
              and run again.",
         ),
         // 17+ builds indexes under a safe search_path whatever the session's is (P58).
-        _ if is_unresolved(state) => error.hint(
+        _ if state.is_unresolved() => error.hint(
             "A function used here relies on search_path: ALTER FUNCTION … SET search_path on source and target, \
              and run again.",
         ),

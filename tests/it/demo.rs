@@ -14,7 +14,7 @@ async fn the_same_seed_gives_the_same_database() {
         seed(&side.session().await, SeedOptions { rows: 300, seed: 7 }).await.unwrap();
     }
     scenario.assert_equal().await;
-    scenario.assert_same_schema();
+    scenario.assert_same_schema().await;
     assert!(scenario.source.value::<i64>("SELECT count(*) FROM shop.order_line").await >= 2700);
     assert_eq!(scenario.source.value::<i64>("SELECT count(*) FROM shop.audit").await, 0);
 }

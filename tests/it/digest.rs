@@ -39,7 +39,7 @@ async fn equal_rows_in_another_order_are_equal() {
     let scenario = filled("order").await;
     scenario.assert_equal().await;
     if scenario.source.major() == scenario.target.major() {
-        scenario.assert_same_schema();
+        scenario.assert_same_schema().await;
     }
 }
 

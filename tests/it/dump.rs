@@ -180,7 +180,7 @@ async fn a_forced_dump_is_one_moment_of_a_busy_source_and_leaves_no_trace_on_it(
         let balance = target.value::<i64>(&format!("SELECT sum({sum}")).await;
         assert_eq!(balance, target.value::<i64>("SELECT sum(delta) FROM pgbench_history").await, "{sum}");
     }
-    scenario.assert_same_schema();
+    scenario.assert_same_schema().await;
     scenario.assert_source_clean(&before).await;
 }
 
@@ -442,5 +442,5 @@ async fn a_hot_standby_is_dumped() {
     assert!(warnings.contains("public.quick: unlogged"), "{warnings}");
     primary.execute("TRUNCATE quick").await;
     assert!(scenario.compare().await.is_equal(), "{}", scenario.compare().await);
-    scenario.assert_same_schema();
+    scenario.assert_same_schema().await;
 }

@@ -144,7 +144,7 @@ async fn rows_of_tables_not_named_stay_behind() {
     let outcome = scenario.stop_replication(&filters).await;
     assert!(outcome.stdout.contains(r#"public.\"Left\": the definition is carried"#), "{}", outcome.stdout);
     scenario.assert_source_clean(&before).await;
-    scenario.assert_same_schema();
+    scenario.assert_same_schema().await;
     let counts = "SELECT concat_ws(',', (SELECT count(*) FROM kept), (SELECT sum(v) FROM part),
         (SELECT count(*) FROM \"Left\"), (SELECT count(*) FROM cache), (SELECT count(*) FROM keyless))";
     assert_eq!(target.value::<String>(counts).await, "2,4,0,0,0");

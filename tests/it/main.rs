@@ -34,6 +34,7 @@ mod secrets;
 mod signals;
 mod splice;
 mod status;
+mod strange;
 #[allow(dead_code, reason = "support is written for scenarios to come as well")]
 mod support;
 mod wire;

@@ -4,7 +4,7 @@ use pgstream::demo::ClusterOptions;
 
 use crate::support::eventually;
 use crate::support::migration::{FULL, RUN, in_step, words};
-use crate::support::scenario::{Scenario, source_options, target_options};
+use crate::support::scenario::{Scenario, major, source_options, target_options};
 
 const TABLES: &str = r#"
     CREATE TABLE million (id int PRIMARY KEY, v text, w int NOT NULL DEFAULT 0);
@@ -122,12 +122,18 @@ const TRANSACTIONS: [(&str, &str); 16] = [
     ),
 ];
 
+/// A source that streams nearly every transaction before its end, where it can stream at all.
+fn streaming_soon() -> ClusterOptions {
+    let mut options = source_options();
+    if major(&options) >= 13 {
+        options.settings.push(("logical_decoding_work_mem".to_owned(), "64kB".to_owned()));
+    }
+    options
+}
+
 #[tokio::test]
 async fn transactions_of_every_shape_arrive() {
-    // Nearly every transaction is larger than this, and streamed.
-    let settings = vec![("logical_decoding_work_mem".to_owned(), "64kB".to_owned())];
-    let options = ClusterOptions { settings, ..source_options() };
-    let scenario = Scenario::own_with("changes", options, target_options()).await;
+    let scenario = Scenario::own_with("changes", streaming_soon(), target_options()).await;
     let Scenario { source, target } = &scenario;
     source.execute(TABLES).await;
     let engine = scenario.migrate(&words(&[&FULL, &["--status-interval", "50ms"]]));
@@ -157,9 +163,7 @@ async fn transactions_of_every_shape_arrive() {
 
 #[tokio::test]
 async fn a_million_row_changes_in_one_transaction_arrive_with_their_savepoints() {
-    let settings = vec![("logical_decoding_work_mem".to_owned(), "64kB".to_owned())];
-    let options = ClusterOptions { settings, ..source_options() };
-    let scenario = Scenario::own_with("million", options, target_options()).await;
+    let scenario = Scenario::own_with("million", streaming_soon(), target_options()).await;
     let Scenario { source, target } = &scenario;
     source.execute(TABLES).await;
     let engine = scenario.migrate(&FULL);

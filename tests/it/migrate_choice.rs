@@ -64,7 +64,7 @@ async fn a_table_that_only_grows_needs_no_identity_and_a_skipped_one_stays_behin
     let outcome = scenario.migrate(&words(&[&STOP, &lists])).wait(RUN).await.expect_code(0);
     assert!(outcome.stdout.contains("public.huge"), "it is named in the result: {}", outcome.stdout);
     scenario.assert_source_clean(&before).await;
-    scenario.assert_same_schema();
+    scenario.assert_same_schema().await;
     assert_eq!(
         target.value::<String>("SELECT string_agg(line, ',' ORDER BY line) FROM log").await,
         "one,two"
@@ -81,7 +81,7 @@ async fn a_target_without_superuser_gets_its_triggers_and_foreign_keys_at_the_en
     for side in [source, target] {
         side.execute_alone("CREATE ROLE mover LOGIN").await;
         side.execute_alone(&format!("ALTER DATABASE {} OWNER TO mover", side.dbname)).await;
-        side.execute("GRANT ALL ON SCHEMA public TO mover").await;
+        side.execute("ALTER SCHEMA public OWNER TO mover").await;
     }
     source
         .execute(
@@ -91,7 +91,7 @@ async fn a_target_without_superuser_gets_its_triggers_and_foreign_keys_at_the_en
              CREATE TABLE audit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, old int, new int);
              CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS
                  'BEGIN INSERT INTO public.audit (old, new) VALUES (OLD.v, NEW.v); RETURN NEW; END';
-             CREATE TRIGGER audit AFTER UPDATE ON parent FOR EACH ROW EXECUTE FUNCTION audit();
+             CREATE TRIGGER audit AFTER UPDATE ON parent FOR EACH ROW EXECUTE PROCEDURE audit();
              INSERT INTO parent SELECT i FROM generate_series(1, 100) AS i;
              INSERT INTO child SELECT i, i FROM generate_series(1, 100) AS i;
              UPDATE parent SET v = id",

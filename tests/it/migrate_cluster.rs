@@ -50,7 +50,7 @@ async fn assert_same(scenario: &Scenario, source: &str, target: &str) {
     assert!(comparison.is_equal(), "{source}:\n{comparison}");
     assert!(!comparison.relations.is_empty(), "{source} holds nothing");
     let pair = Scenario { source: side(&scenario.source, source), target: side(&scenario.target, target) };
-    pair.assert_same_schema();
+    pair.assert_same_schema().await;
 }
 
 const STATE: &str = "SELECT to_regnamespace('pgstream') IS NOT NULL";

@@ -79,7 +79,7 @@ impl Scenario {
         self.assert_rows_equal().await;
         let comparison = self.compare().await;
         assert!(comparison.is_equal(), "the two sides differ:\n{comparison}");
-        self.assert_same_schema();
+        self.assert_same_schema().await;
         let left = "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstream'";
         assert_eq!(self.target.value::<i64>(left).await, 0, "schema pgstream is left on the target");
     }
