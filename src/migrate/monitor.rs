@@ -17,6 +17,9 @@ use crate::wire::{Session, SessionSettings};
 
 /// Between two looks at the source's position.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Between the first two, doubled after each: lag is known only from the second look on, and whoever waits for
+/// it with a small database should not wait long.
+const INTERVAL_FIRST: Duration = Duration::from_millis(50);
 /// Before the next look at a source that is away.
 const AWAY: Duration = Duration::from_secs(5);
 /// Every so many of them, a look at the slot.
@@ -40,17 +43,17 @@ impl Monitor {
     /// `Slot` when the slot is gone or has lost its WAL, `Connect` when the source is away.
     pub(super) async fn run(self, horizon: &Horizon) -> Result<Infallible> {
         let session = Session::connect(&self.source, &SessionSettings::role("monitor")).await?;
-        let mut tick = tokio::time::interval(INTERVAL);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut pause = INTERVAL_FIRST;
         let mut looks: u32 = 0;
         loop {
-            tick.tick().await;
             let (position, clock) = wal_position(&session).await?;
             horizon.source_is_at(position, clock);
             if looks.is_multiple_of(SLOT_EVERY) {
                 self.look_at_slot(&session).await?;
             }
             looks = looks.wrapping_add(1);
+            tokio::time::sleep(pause).await;
+            pause = INTERVAL.min(pause * 2);
         }
     }
 
