@@ -19,6 +19,9 @@ use crate::catalog::{Catalog, Extension, Table};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::RelationId;
 
+/// Options that leave rows behind, and every definition as it is.
+const ROWS_ONLY: [&str; 2] = ["--with-table", "--skip-table"];
+
 /// What is moved of each database.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filters {
@@ -230,6 +233,16 @@ impl Filters {
             "--no-replicate-extension-tables": self.extension_rows == ExtensionRows::LeftOut,
             "--no-owner": self.owners == Owners::Dropped,
         })
+    }
+
+    /// Whether the choice differs from one kept earlier at most in whose rows are moved.
+    #[must_use]
+    pub fn carries_definitions_of(&self, earlier: &Value) -> bool {
+        let now = self.to_json();
+        let options = now.as_object().into_iter().flatten();
+        options
+            .filter(|(option, _)| !ROWS_ONLY.contains(&option.as_str()))
+            .all(|(option, value)| earlier.get(option) == Some(value))
     }
 
     /// How the choice differs from one kept earlier: one clause per option, none if they are the same.

@@ -238,7 +238,7 @@ pub async fn begin(target: &Session, state: &State) -> Result<()> {
 }
 
 /// Sees to it that a migration goes on with the filters it began with. As long as no definition has been
-/// carried, another choice takes the place of the first.
+/// carried, another choice takes the place of the first; and as long as no copy has begun, one of other rows.
 ///
 /// # Errors
 /// `Usage`, with the options that differ; `Connect` or `Sql`.
@@ -247,10 +247,13 @@ pub async fn adopt_filters(target: &Session, state: &State, filters: &Filters) -
     if changes.is_empty() {
         return Ok(());
     }
+    let rows_are_to_come =
+        state.phase <= Phase::SchemaReady && filters.carries_definitions_of(&state.filters);
     let changed = target
         .execute(
-            "UPDATE pgstream.migration SET filters = $1::text::jsonb WHERE NOT EXISTS (SELECT FROM pgstream.archive)",
-            &[&filters.to_json().to_string()],
+            "UPDATE pgstream.migration SET filters = $1::text::jsonb
+              WHERE $2 OR NOT EXISTS (SELECT FROM pgstream.archive)",
+            &[&filters.to_json().to_string(), &rows_are_to_come],
         )
         .await
         .map_err(failed("change what is moved"))?;

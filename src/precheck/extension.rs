@@ -3,7 +3,7 @@
 use crate::pg::Identifier;
 use crate::precheck::facts::{AvailableExtension, Facts, Trial};
 use crate::precheck::hint::Knob;
-use crate::precheck::table::{Finding, listing};
+use crate::precheck::table::Finding;
 use crate::precheck::target::is_older;
 
 /// Why an extension wants its library preloaded.
@@ -158,20 +158,6 @@ pub(super) fn preload(facts: &Facts) -> Vec<Finding> {
         }
     };
     PRELOADED.iter().filter_map(judge).collect()
-}
-
-/// P44.
-pub(super) fn tables(facts: &Facts) -> Vec<Finding> {
-    let tables = &facts.source.objects.extension_tables;
-    if tables.is_empty() {
-        return Vec::new();
-    }
-    let each = tables.iter().map(|(extension, table)| format!("{} ({extension})", table.plain()));
-    vec![Finding::warn(format!(
-        "Tables of extensions are filled by CREATE EXTENSION and are no part of the stream; what is changed in them \
-         while the migration runs does not reach the target: {}.",
-        listing(each)
-    ))]
 }
 
 /// P45.

@@ -36,7 +36,7 @@ pub struct Decision {
 }
 
 /// The id under which a report tells that the method is not the one that was hoped for.
-const METHOD: &str = "method";
+pub const METHOD: &str = "method";
 
 /// Chooses. What blocks under both methods blocks.
 #[must_use]

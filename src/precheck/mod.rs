@@ -60,7 +60,7 @@ mod value;
 
 pub use connect::explain;
 pub use load::load;
-pub use method::{Decision, MethodChoice, decide};
+pub use method::{Decision, METHOD, MethodChoice, decide};
 pub use options::{
     CheckChoice, CheckOptions, FullIdentity, IdentityChoice, Method, Others, Resuming, TrialRestore,
     VersionRule,

@@ -45,8 +45,6 @@ pub struct Objects {
     pub postfix_operators: Vec<String>,
     /// Tables with hidden OIDs, gone since 12 (P65).
     pub with_oids: Vec<QualifiedName>,
-    /// Configuration tables of extensions that hold rows: extension and table (P44).
-    pub extension_tables: Vec<(String, QualifiedName)>,
     /// Hypertables; `None` where they may not be counted (P45).
     pub hypertables: Option<u64>,
     /// Jobs that an extension runs by itself (P46).

@@ -221,7 +221,6 @@ pub static CHECKS: &[Check] = &[
         extension::installed,
     ),
     check("preload-libraries", "the target preloads what extensions need", Scope::Any, extension::preload),
-    check("extension-tables", "no extension keeps rows of the user's", Scope::Replication, extension::tables),
     check("timescaledb", "there are no hypertables", Scope::Any, extension::timescaledb),
     check("extension-jobs", "no extension runs jobs", Scope::Any, extension::jobs),
     check("roles", "the target has the roles that own or may use objects", Scope::Any, target::roles),

@@ -20,6 +20,9 @@ use crate::wire::{Connection, ConnectionSettings, Session};
 const LOCK_TIMEOUT: &str = "5s";
 /// How long anything on the replication connection may take; a slot waits for one writer after another.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often a replication login is tried that the server has not answered, and how far apart.
+const LOGIN_TRIES: u32 = 3;
+const LOGIN_PAUSE: Duration = Duration::from_millis(300);
 
 /// Tries CREATE PUBLICATION with no table in it, and rolls it back (P05).
 ///
@@ -94,14 +97,22 @@ pub(super) struct Replication {
 /// Whatever goes wrong is the outcome: an ordinary session to the same server stands already.
 pub(super) async fn try_replication(source: &Conninfo, slot: Slot) -> Replication {
     let settings = ConnectionSettings::replication("check").set("lock_timeout", LOCK_TIMEOUT);
-    let identified = in_time(async {
-        let mut connection = Connection::connect(source, &settings).await?;
-        let identity = replication::identify(&mut connection).await?;
-        Ok((connection, identity))
-    });
-    let (mut connection, identity) = match identified.await {
-        Ok(identified) => identified,
-        Err(error) => return Replication { trial: outcome_of_login(&error), system: None },
+    let mut tries = 0;
+    let (mut connection, identity) = loop {
+        tries += 1;
+        let identified = in_time(async {
+            let mut connection = Connection::connect(source, &settings).await?;
+            let identity = replication::identify(&mut connection).await?;
+            Ok((connection, identity))
+        });
+        match identified.await {
+            Ok(identified) => break identified,
+            // A route that breaks once is no refusal, and must not decide against replication.
+            Err(error) if error.sqlstate().is_none() && tries < LOGIN_TRIES => {
+                tokio::time::sleep(LOGIN_PAUSE).await;
+            }
+            Err(error) => return Replication { trial: outcome_of_login(&error), system: None },
+        }
     };
     let trial = match slot {
         Slot::Spare => Trial::Allowed,

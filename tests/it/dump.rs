@@ -368,7 +368,9 @@ async fn large_objects_keep_oid_owner_rights_and_comment_by_either_method() {
         // What an earlier run has brought and the source has no more.
         target.execute("SELECT lo_create(6), lo_create(5000), lo_from_bytea(1000, 'old')").await;
         let before = source.footprint().await;
-        let outcome = scenario.migrate(&words(&[&STOP, method])).wait(RUN).await.expect_code(0);
+        // Else a role that the target lacks would be made there.
+        let outcome =
+            scenario.migrate(&words(&[&STOP, method, &["--no-roles"]])).wait(RUN).await.expect_code(0);
         let warnings = warnings(&outcome).join("\n");
         assert!(warnings.contains("1 large objects are granted to only_here"), "{warnings}");
         source.execute("REVOKE ALL ON LARGE OBJECT 1700 FROM only_here").await;
@@ -383,13 +385,13 @@ async fn large_objects_keep_oid_owner_rights_and_comment_by_either_method() {
 }
 
 #[tokio::test]
-async fn large_objects_that_may_not_be_read_are_an_error_with_a_way_out() {
+async fn large_objects_that_may_not_be_read_block_with_a_way_out() {
     let scenario = Scenario::own("unreadable").await;
     let source = &scenario.source;
     source.execute("CREATE ROLE reader LOGIN; SELECT lo_from_bytea(7, 'hidden')").await;
     let as_reader = format!("{} user=reader", source.dsn());
     let run = || migrate(&as_reader, &scenario.target.dsn(), &[]);
-    let outcome = run().wait(RUN).await.expect_code(1);
+    let outcome = run().wait(RUN).await.expect_code(3);
     let hint = outcome.json()["error"]["hint"].as_str().unwrap().to_owned();
     assert!(hint.contains("GRANT SELECT ON LARGE OBJECT"), "{hint}");
     source.execute("GRANT SELECT ON LARGE OBJECT 7 TO reader").await;

@@ -15,6 +15,8 @@ use crate::support::scenario::{Scenario, source_options, target_options};
 const FAILED: i32 = 1;
 const USAGE: i32 = 2;
 const BLOCKED: i32 = 3;
+/// Without it a dump takes the place of what cannot be streamed.
+const STREAMED: [&str; 2] = ["--method", "replication"];
 
 /// One way to go wrong: a command line, and what must come of it.
 struct Case<'a> {
@@ -160,7 +162,7 @@ async fn tables_that_cannot_be_published_or_read_block() {
         "ALTER TABLE \"public\".\"eligible\" REPLICA IDENTITY USING INDEX \"eligible_a_key\";",
         "public.deferred has a DEFERRABLE primary key",
     ];
-    case(&scenario, &[], BLOCKED, &says).fails(&scenario).await;
+    case(&scenario, &STREAMED, BLOCKED, &says).fails(&scenario).await;
 
     let source = &scenario.source;
     source.execute("DROP TABLE keyless, eligible, deferred; CREATE ROLE reader LOGIN").await;
@@ -171,7 +173,7 @@ async fn tables_that_cannot_be_published_or_read_block() {
         "GRANT SELECT ON TABLE \"public\".\"keyed\" TO \"reader\";",
         "GRANT CREATE ON DATABASE",
     ];
-    Case { source: source.dsn() + " user=reader", ..case(&scenario, &[], BLOCKED, &says) }
+    Case { source: source.dsn() + " user=reader", ..case(&scenario, &STREAMED, BLOCKED, &says) }
         .fails(&scenario)
         .await;
     source.execute("DROP ROLE reader").await;
@@ -203,7 +205,7 @@ async fn a_source_without_logical_wal_blocks() {
     let source = with_setting(source_options(), "wal_level", "replica");
     let scenario = Scenario::own_with("wal_level", source, target_options()).await;
     let says = ["wal_level is replica on the source", "ALTER SYSTEM SET wal_level = 'logical';"];
-    case(&scenario, &[], BLOCKED, &says).fails(&scenario).await;
+    case(&scenario, &STREAMED, BLOCKED, &says).fails(&scenario).await;
 }
 
 #[tokio::test]
@@ -212,7 +214,7 @@ async fn a_source_without_a_free_slot_blocks_and_names_the_idle_ones() {
     let scenario = Scenario::own_with("slots", source, target_options()).await;
     scenario.source.execute("SELECT pg_create_logical_replication_slot('forgotten', 'pgoutput')").await;
     let says = ["All 1 replication slots", "forgotten", "ALTER SYSTEM SET max_replication_slots = 5;"];
-    case(&scenario, &[], BLOCKED, &says).fails(&scenario).await;
+    case(&scenario, &STREAMED, BLOCKED, &says).fails(&scenario).await;
 }
 
 #[tokio::test]
@@ -222,7 +224,7 @@ async fn a_source_without_a_free_walsender_blocks() {
     let conninfo = scenario.source.cluster.conninfo(&scenario.source.dbname);
     let taken = Connection::connect(&conninfo, &ConnectionSettings::replication("other")).await.unwrap();
     let says = ["All 1 walsenders", "ALTER SYSTEM SET max_wal_senders = 5;"];
-    case(&scenario, &[], BLOCKED, &says).fails(&scenario).await;
+    case(&scenario, &STREAMED, BLOCKED, &says).fails(&scenario).await;
     drop(taken);
 }
 
@@ -234,10 +236,10 @@ async fn a_standby_at_either_end_blocks() {
     fs::write(cluster.data_directory().join("standby.signal"), "").unwrap();
     cluster.restart(Shutdown::Fast).await.unwrap();
     let says = ["The target is a standby", "target_session_attrs=read-write"];
-    case(&scenario, &[], BLOCKED, &says).fails(&scenario).await;
+    case(&scenario, &STREAMED, BLOCKED, &says).fails(&scenario).await;
     let says = ["The source is a standby", "target_session_attrs=read-write"];
     let (source, target) = (scenario.target.dsn(), scenario.source.dsn());
-    Case { source, target, words: &[], code: BLOCKED, says: &says }.fails(&scenario).await;
+    Case { source, target, words: &STREAMED, code: BLOCKED, says: &says }.fails(&scenario).await;
 }
 
 /// Writes stand-ins for both tools that only know their version.
@@ -260,7 +262,7 @@ async fn tools_that_are_missing_or_too_old_stop_it_before_anything_is_made() {
     for (folder, says) in [(&empty, "no pg_dump and pg_restore were found"), (&old, &*too_old)] {
         let words = ["--pgbin", folder.path().to_str().unwrap()];
         let says = [says, "postgresql-client-", "--pgbin"];
-        case(&scenario, &words, FAILED, &says).fails(&scenario).await;
+        case(&scenario, &words, BLOCKED, &says).fails(&scenario).await;
     }
     let begun = "SELECT count(*) FROM pg_namespace WHERE nspname = 'pgstream'";
     assert_eq!(scenario.target.value::<i64>(begun).await, 0);

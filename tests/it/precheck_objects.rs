@@ -58,7 +58,7 @@ async fn what_does_not_travel_as_one_would_think_is_told() {
     only(&report, "collation-versions", Verdict::Warn, "de-x-icu");
     only(&report, "tablespaces", Verdict::Warn, "public.watched (it_elsewhere)");
     only(&report, "security-labels", Verdict::Warn, "nobody");
-    only(&report, "extension-tables", Verdict::Warn, "public.watched (plpgsql)");
+    only(&report, "extension-tables", Verdict::Warn, "public.watched");
     only(&report, "languages", Verdict::Block, "public.noop is written in plodd");
 
     source.execute(&first_statement(fix(&invalid))).await;

@@ -159,10 +159,13 @@ impl Look {
         };
         let message = "the database on the source is reached".to_owned();
         let reached = Finding { verdict: Verdict::Pass, message, fix: None };
-        let mut checks = vec![outcome(SOURCE_DATABASES, reached), outcome(TARGET_DATABASES, on_target)];
-        let report = precheck::decide(&facts, choice).report;
         let matters = |id: &str| is_there || !OF_CONTENT.contains(&id);
-        checks.extend(report.checks.into_iter().filter(|outcome| matters(outcome.id)));
+        let decided = precheck::decide(&facts, choice).report.checks;
+        let mut checks: Vec<Outcome> = decided.into_iter().filter(|outcome| matters(outcome.id)).collect();
+        // Which method it is stands first of all.
+        let first = usize::from(checks.first().is_some_and(|outcome| outcome.id == precheck::METHOD));
+        checks
+            .splice(first..first, [outcome(SOURCE_DATABASES, reached), outcome(TARGET_DATABASES, on_target)]);
         Report::new(checks)
     }
 }

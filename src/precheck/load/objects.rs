@@ -44,7 +44,6 @@ pub(super) async fn load(
             ..12 => relations(session, &query::with_oids()).await?,
             _ => Vec::new(),
         },
-        extension_tables: extension_tables(session, catalog).await?,
         hypertables: match extension_schemas.contains_key("timescaledb") {
             true => count(session, "_timescaledb_catalog.hypertable").await?,
             false => Some(0),
@@ -111,20 +110,6 @@ async fn open_functions(session: &Session, version: ServerVersion) -> Result<Vec
         .iter()
         .map(|row| Ok(OpenFunction { name: field(row, "name")?, body: field(row, "prosrc")? }))
         .collect()
-}
-
-/// Those that hold rows; a table that is empty is no loss.
-async fn extension_tables(session: &Session, catalog: &Catalog) -> Result<Vec<(String, QualifiedName)>> {
-    let filled: HashSet<RelationId> =
-        catalog.tables.iter().filter(|table| table.blocks > 0).map(|table| table.oid).collect();
-    let found = rows(session, "list the configuration tables of extensions", query::EXTENSION_TABLES).await?;
-    let mut tables = Vec::new();
-    for row in &found {
-        if filled.contains(&RelationId::new(field(row, "oid")?)) {
-            tables.push((field(row, "extname")?, relation(row)?));
-        }
-    }
-    Ok(tables)
 }
 
 /// Extensions with jobs: what they call them, where these stand (`{}` is the extension's schema), how to stop them.

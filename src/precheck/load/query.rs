@@ -241,11 +241,3 @@ SELECT l.provider AS name FROM pg_catalog.pg_seclabel l UNION SELECT s.provider 
 pub(super) const POSTFIX_OPERATORS: &str = "
 SELECT o.oprname::pg_catalog.text AS name FROM pg_catalog.pg_operator o
 WHERE o.oid >= 16384 AND o.oprleft <> 0 AND o.oprright = 0 AND o.oprcode <> 0";
-
-pub(super) const EXTENSION_TABLES: &str = "
-SELECT e.extname, c.oid, n.nspname, c.relname
-FROM pg_catalog.pg_extension e
-  CROSS JOIN LATERAL unnest(e.extconfig) AS o(relation)
-  JOIN pg_catalog.pg_class c ON c.oid = o.relation
-  JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind = 'r' ORDER BY 1, 3, 4";
