@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::catalog::Owners;
 use crate::error::{Error, Result, Side};
 use crate::wire::Session;
 
@@ -21,40 +22,46 @@ struct Access {
 }
 
 /// Compares the two databases; each difference is a sentence. Objects that only one of them has are not looked at:
-/// that is for [`compare_database`](super::compare_database) and the catalog to say.
+/// that is for [`compare_database`](super::compare_database) and the catalog to say. Owners are compared if they
+/// were to be kept.
 ///
 /// # Errors
 /// What a server or a connection says.
-pub async fn compare_rights(source: &Session, target: &Session) -> Result<Vec<String>> {
+pub async fn compare_rights(source: &Session, target: &Session, owners: Owners) -> Result<Vec<String>> {
     let (source, target) =
         tokio::try_join!(async { load(source).await.map_err(|error| error.on(Side::Source)) }, async {
             load(target).await.map_err(|error| error.on(Side::Target))
         },)?;
-    Ok(differences(&source, &target))
+    Ok(differences(&source, &target, owners))
 }
 
-fn differences(source: &BTreeMap<String, Access>, target: &BTreeMap<String, Access>) -> Vec<String> {
+fn differences(
+    source: &BTreeMap<String, Access>,
+    target: &BTreeMap<String, Access>,
+    owners: Owners,
+) -> Vec<String> {
     let mut found = Vec::new();
     let objects: BTreeSet<&String> = source.keys().chain(target.keys()).collect();
     for object in objects {
         let (source, target) = match (source.get(object), target.get(object)) {
             (Some(source), Some(target)) => (source.clone(), target.clone()),
             // Only those that differ have an entry, or the entry is what differs.
-            (Some(source), None) if source.is_entered_for_its_rights() => {
-                (source.clone(), source.untouched())
+            (Some(one), None) if one.is_entered_for_its_rights() && !one.lacks_whole(source, target) => {
+                (one.clone(), one.untouched())
             }
-            (None, Some(target)) if target.is_entered_for_its_rights() => {
-                (target.untouched(), target.clone())
+            (None, Some(one)) if one.is_entered_for_its_rights() && !one.lacks_whole(target, source) => {
+                (one.untouched(), one.clone())
             }
             (only, _) => {
-                if object.starts_with(LARGE_OBJECTS) {
+                // They are counted by owner.
+                if object.starts_with(LARGE_OBJECTS) && owners == Owners::Kept {
                     let side = if only.is_some() { Side::Source } else { Side::Target };
                     found.push(format!("{object}: on the {side} only"));
                 }
                 continue;
             }
         };
-        if source.owner != target.owner {
+        if source.owner != target.owner && owners == Owners::Kept {
             found.push(format!("{object}: owned by {} on the target, not by {}", target.owner, source.owner));
         }
         for (these, others, side) in [
@@ -74,7 +81,23 @@ fn differences(source: &BTreeMap<String, Access>, target: &BTreeMap<String, Acce
 impl Access {
     /// Whether an object without deviations would have no entry.
     fn is_entered_for_its_rights(&self) -> bool {
-        [SYSTEM, OF_ITS_TABLE, BY_DEFAULT].contains(&self.owner.as_str())
+        self.owner == SYSTEM || [OF_TABLE, BY_DEFAULT].iter().any(|start| self.owner.starts_with(start))
+    }
+
+    /// Whether what it is a part of, a table or a schema, is missing on the other side: then so is the part.
+    fn lacks_whole(&self, here: &BTreeMap<String, Access>, there: &BTreeMap<String, Access>) -> bool {
+        let wholes = if let Some(table) = self.owner.strip_prefix(OF_TABLE) {
+            ["table", "view", "materialized view"].map(|kind| format!("{kind} {table}")).to_vec()
+        } else if let Some(schema) = self.owner.strip_prefix(BY_DEFAULT_IN) {
+            vec![format!("schema {schema}")]
+        } else {
+            Vec::new()
+        };
+        // The system's and those of extensions may be on both sides without an entry.
+        let is_missing = |whole: &String| {
+            here.get(whole).is_some_and(|found| found.owner != SYSTEM) && !there.contains_key(whole)
+        };
+        wholes.iter().any(is_missing)
     }
 
     /// As if nobody had granted nor revoked anything.
@@ -85,8 +108,9 @@ impl Access {
 
 /// What stands for the owner of an object whose owner is not to be compared.
 const SYSTEM: &str = "the system";
-const OF_ITS_TABLE: &str = "that of its table";
+const OF_TABLE: &str = "that of ";
 const BY_DEFAULT: &str = "whoever comes";
+const BY_DEFAULT_IN: &str = "whoever comes in ";
 
 const LARGE_OBJECTS: &str = "large objects";
 
@@ -297,7 +321,8 @@ fn columns() -> String {
         "
 SELECT pg_catalog.concat('column ', pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(c.relname), '.',
                          pg_catalog.quote_ident(a.attname)) AS object,
-       '{OF_ITS_TABLE}'::text AS owner, {deviations} AS deviations
+       pg_catalog.concat('{OF_TABLE}', pg_catalog.quote_ident(n.nspname), '.', pg_catalog.quote_ident(c.relname)) AS owner,
+       {deviations} AS deviations
 FROM pg_catalog.pg_attribute a
   JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
   JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -324,7 +349,9 @@ SELECT pg_catalog.concat('default privileges of ', {role}, ' for ',
               WHEN 'T' THEN 'types' WHEN 'n' THEN 'schemas' WHEN 'L' THEN 'large objects'
               ELSE d.defaclobjtype::text END,
          CASE WHEN n.oid IS NOT NULL THEN pg_catalog.concat(' in schema ', pg_catalog.quote_ident(n.nspname)) END) AS object,
-       '{BY_DEFAULT}'::text AS owner, {deviations} AS deviations
+       CASE WHEN n.oid IS NULL THEN '{BY_DEFAULT}'
+            ELSE pg_catalog.concat('{BY_DEFAULT_IN}', pg_catalog.quote_ident(n.nspname)) END AS owner,
+       {deviations} AS deviations
 FROM pg_catalog.pg_default_acl d LEFT JOIN pg_catalog.pg_namespace n ON n.oid = d.defaclnamespace",
         role = role_name("d.defaclrole", "0"),
     )
@@ -394,14 +421,38 @@ mod tests {
         let source = of(&[("table a.b", access("app", &["+bob SELECT", "-PUBLIC EXECUTE"]))]);
         let target = of(&[("table a.b", access("me", &["+bob SELECT", "+eve SELECT"]))]);
         assert_eq!(
-            differences(&source, &target),
+            differences(&source, &target, Owners::Kept),
             [
                 "table a.b: owned by me on the target, not by app",
                 "table a.b: -PUBLIC EXECUTE on the source only",
                 "table a.b: +eve SELECT on the target only",
             ]
         );
-        assert!(differences(&source, &source).is_empty());
+        assert!(differences(&source, &source, Owners::Kept).is_empty());
+        assert_eq!(differences(&source, &target, Owners::Dropped).len(), 2);
+    }
+
+    #[test]
+    fn what_was_left_behind_takes_its_parts_with_it() {
+        let source = of(&[
+            ("column a.b.c", access("that of a.b", &["+bob SELECT"])),
+            ("column a.kept.c", access("that of a.kept", &["+bob SELECT"])),
+            ("column pg_catalog.pg_class.oid", access("that of pg_catalog.pg_class", &["+bob SELECT"])),
+            (
+                "default privileges of app for tables in schema s",
+                access("whoever comes in s", &["+bob SELECT"]),
+            ),
+            ("schema s", access("app", &[])),
+            ("table a.b", access("app", &[])),
+            ("table a.kept", access("app", &[])),
+        ]);
+        assert_eq!(
+            differences(&source, &of(&[("table a.kept", access("app", &[]))]), Owners::Kept),
+            [
+                "column a.kept.c: +bob SELECT on the source only",
+                "column pg_catalog.pg_class.oid: +bob SELECT on the source only",
+            ]
+        );
     }
 
     #[test]
@@ -411,9 +462,9 @@ mod tests {
             ("default privileges of app for tables", access(BY_DEFAULT, &["+bob SELECT"])),
         ]);
         assert_eq!(
-            differences(&source, &of(&[])),
+            differences(&source, &of(&[]), Owners::Kept),
             ["default privileges of app for tables: +bob SELECT on the source only"]
         );
-        assert_eq!(differences(&of(&[]), &source).len(), 1);
+        assert_eq!(differences(&of(&[]), &source, Owners::Kept).len(), 1);
     }
 }

@@ -1,5 +1,6 @@
 //! Databases are made with what the source's have, and a difference of owners and rights is seen.
 
+use pgstream::catalog::Owners;
 use pgstream::error::{ErrorKind, describe};
 use pgstream::pg::Conninfo;
 use pgstream::schema::{
@@ -83,7 +84,8 @@ async fn a_database_is_made_like_the_sources() {
         assert!(warnings.is_empty(), "{warnings:?}");
     }
     let odd = async |side: &Side| connect(side, "postgres", ODD).await;
-    let rights = compare_rights(&odd(&scenario.source).await, &odd(&scenario.target).await).await;
+    let rights =
+        compare_rights(&odd(&scenario.source).await, &odd(&scenario.target).await, Owners::Kept).await;
     assert_eq!(rights.expect("compared"), Vec::<String>::new());
 }
 
@@ -194,7 +196,7 @@ async fn a_difference_of_rights_is_seen_and_equality_is_quiet() {
         for session in [&source, &target] {
             session.batch_execute("SET search_path = ''").await.expect("a pin");
         }
-        compare_rights(&source, &target).await.expect("compared")
+        compare_rights(&source, &target, Owners::Kept).await.expect("compared")
     };
     assert_eq!(compare().await, Vec::<String>::new());
     for (change, expected) in [
