@@ -14,7 +14,8 @@ use super::tables::TableGauge;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Conninfo, Lsn, SystemIdentifier, Timeline};
 use crate::precheck::{
-    self, CheckChoice, CheckOptions, Decision, Method, MethodChoice, Report, Resuming, TrialRestore, Verdict,
+    self, CheckChoice, CheckOptions, Decision, Globals, Method, MethodChoice, Report, Resuming, TrialRestore,
+    Verdict,
 };
 use crate::replication::{SourceIdentity, identify};
 use crate::schema::{self, RestoreRun};
@@ -57,6 +58,9 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
             // What has begun to be restored is past a trial.
             Resuming::Yes => CheckChoice { trial_restore: TrialRestore::No, ..options.checks },
         },
+        // Roles are carried by now, if at all: what is missing is missed.
+        roles: Globals::Left,
+        database_settings: Globals::Carried,
         ..CheckOptions::default()
     };
     let workplace = Workplace { pgbin: options.pgbin.as_deref(), work_dir: options.work_dir.as_deref() };

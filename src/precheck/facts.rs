@@ -8,7 +8,7 @@ use crate::catalog::{
 };
 use crate::pg::{QualifiedName, RelationId, SystemIdentifier};
 use crate::precheck::objects::Objects;
-use crate::precheck::options::{CheckChoice, FullIdentity, Method, Others, Resuming};
+use crate::precheck::options::{CheckChoice, FullIdentity, Globals, Method, Others, Resuming};
 use crate::precheck::provider::Provider;
 use crate::precheck::surroundings::Surroundings;
 
@@ -48,6 +48,10 @@ pub struct Choices {
     pub checks: CheckChoice,
     /// What else the run moves.
     pub others: Others,
+    /// Who sees to roles.
+    pub roles: Globals,
+    /// Who sees to the settings of databases.
+    pub database_settings: Globals,
 }
 
 /// What is asked of either server.

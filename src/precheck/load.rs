@@ -48,6 +48,8 @@ pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) 
         extension_rows: options.filters.extension_rows,
         checks: options.choice,
         others: options.others,
+        roles: options.roles,
+        database_settings: options.database_settings,
     };
     Ok(Facts { source, target, choices, tools: Trial::NotTried, trial_restore: TrialRestored::NotAsked })
 }

@@ -62,7 +62,7 @@ pub use connect::explain;
 pub use load::load;
 pub use method::{Decision, METHOD, MethodChoice, decide};
 pub use options::{
-    CheckChoice, CheckOptions, FullIdentity, IdentityChoice, Method, Others, Resuming, TrialRestore,
+    CheckChoice, CheckOptions, FullIdentity, Globals, IdentityChoice, Method, Others, Resuming, TrialRestore,
     VersionRule,
 };
 pub use provider::Provider;

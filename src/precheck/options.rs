@@ -74,6 +74,16 @@ pub struct CheckChoice {
     pub trial_restore: TrialRestore,
 }
 
+/// Who sees to the source's roles, and to what is set for its databases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Globals {
+    /// The operator: what the target lacks is missed.
+    #[default]
+    Left,
+    /// The same run, before or after the database itself.
+    Carried,
+}
+
 /// The other databases that the same run moves: they draw on the same slots, connections and disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Others {
@@ -100,4 +110,8 @@ pub struct CheckOptions {
     pub choice: CheckChoice,
     /// What else the run moves.
     pub others: Others,
+    /// Who sees to roles.
+    pub roles: Globals,
+    /// Who sees to the settings of databases.
+    pub database_settings: Globals,
 }

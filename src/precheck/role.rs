@@ -1,6 +1,7 @@
 //! Checks of what becomes of roles.
 
 use crate::precheck::facts::Facts;
+use crate::precheck::options::Globals;
 use crate::precheck::table::{Finding, listing};
 
 /// P69.
@@ -26,13 +27,19 @@ pub(super) fn passwords(facts: &Facts) -> Vec<Finding> {
     if source.reads_passwords || source.login_roles == 0 {
         return Vec::new();
     }
+    let (then, fix) = match facts.choices.roles {
+        Globals::Left => ("need new passwords on the target", "else set each password on the target"),
+        Globals::Carried => (
+            "get placeholders if they are made on the target",
+            "else see to the placeholders with --show-passwords or --role-passwords",
+        ),
+    };
     vec![
         Finding::warn(format!(
-            "Role {} may not read the source's password verifiers: {} roles that may log in need new passwords on \
-             the target.",
+            "Role {} may not read the source's password verifiers: {} roles that may log in {then}.",
             source.server.may.role, source.login_roles
         ))
-        .fix("Use a superuser of the source, where there is one; else set each password on the target"),
+        .fix(format!("Use a superuser of the source, where there is one; {fix}")),
     ]
 }
 
@@ -62,6 +69,9 @@ mod tests {
         assert_eq!(passwords(&facts), []);
         facts.source.login_roles = 2;
         assert_eq!(verdicts(passwords(&facts)), [Verdict::Warn]);
+        facts.choices.roles = Globals::Carried;
+        let found = passwords(&facts);
+        assert!(found[0].message.contains("2 roles that may log in get placeholders"), "{found:?}");
         facts.source.reads_passwords = true;
         assert_eq!(passwords(&facts), []);
     }

@@ -4,7 +4,8 @@
 
 use crate::error::Side;
 use crate::pg::Identifier;
-use crate::precheck::facts::{Facts, ServerFacts};
+use crate::precheck::facts::{Choices, Facts, ServerFacts};
+use crate::precheck::options::Globals;
 use crate::precheck::surroundings::StoredSetting;
 use crate::precheck::table::{Finding, listing};
 
@@ -68,8 +69,16 @@ pub(super) fn of_the_database(facts: &Facts) -> Vec<Finding> {
             listing(unknown)
         )));
     }
-    let missing: Vec<String> =
-        of_database().filter(|one| is_known(facts, &one.name) && !is_there(one)).map(told).collect();
+    // The run sets them itself, but not for a role that is not there.
+    let is_carried = |one: &StoredSetting| {
+        let Choices { roles, database_settings, .. } = &facts.choices;
+        let has_role = one.role.as_ref().is_none_or(|role| target.roles.contains(role));
+        *database_settings == Globals::Carried && (has_role || *roles == Globals::Carried)
+    };
+    let missing: Vec<String> = of_database()
+        .filter(|one| is_known(facts, &one.name) && !is_there(one) && !is_carried(one))
+        .map(told)
+        .collect();
     if !missing.is_empty() {
         let database = Identifier::new(&target.server.database);
         found.push(
@@ -172,6 +181,20 @@ mod tests {
         assert!(!format!("{found:?} {facts:?}").contains("hunter2"));
         facts.source.server.surroundings.stored.remove(1);
         facts.target.server.surroundings.stored = vec![setting("app.jwt_key", "hunter2")];
+        assert_eq!(of_the_database(&facts), []);
+    }
+
+    #[test]
+    fn settings_that_the_run_carries_are_not_missed() {
+        let mut facts = facts();
+        let of_role =
+            |role: &str| StoredSetting { role: Some(role.to_owned()), ..setting("work_mem", "1GB") };
+        facts.source.server.surroundings.stored =
+            vec![setting("work_mem", "2GB"), of_role("app"), of_role("new")];
+        facts.choices.database_settings = Globals::Carried;
+        let found = of_the_database(&facts);
+        assert!(found[0].message.ends_with("target's: work_mem for role new."), "{found:?}");
+        facts.choices.roles = Globals::Carried;
         assert_eq!(of_the_database(&facts), []);
     }
 

@@ -3,7 +3,7 @@
 use crate::catalog::ReplicaRole;
 use crate::pg::Identifier;
 use crate::precheck::facts::Facts;
-use crate::precheck::options::Resuming;
+use crate::precheck::options::{Globals, Resuming};
 use crate::precheck::report::Verdict;
 use crate::precheck::server;
 use crate::precheck::table::{Finding, listing};
@@ -136,12 +136,13 @@ pub(super) fn roles(facts: &Facts) -> Vec<Finding> {
         .collect();
     missing.sort();
     missing.dedup();
-    if missing.is_empty() {
+    let may_create = facts.target.server.may.may_create_roles;
+    if missing.is_empty() || (facts.choices.roles == Globals::Carried && may_create) {
         return Vec::new();
     }
     let create: Vec<String> =
         missing.iter().map(|role| format!("CREATE ROLE {};", Identifier::new(role.as_str()))).collect();
-    let then = match facts.target.server.may.may_create_roles {
+    let then = match may_create {
         true => "unless roles are carried over first, ownership and grants are lost",
         false => "our role may not create them there, so ownership and grants are lost",
     };
@@ -224,5 +225,15 @@ mod tests {
         assert_eq!(found[0].fix.as_deref(), Some("CREATE ROLE \"Reader\";"));
         facts.target.roles.insert("Reader".to_owned());
         assert_eq!(roles(&facts), []);
+    }
+
+    #[test]
+    fn roles_that_the_run_makes_are_not_missed() {
+        let mut facts = facts();
+        facts.source.roles_in_use = vec!["Reader".to_owned()];
+        facts.choices.roles = Globals::Carried;
+        assert_eq!(roles(&facts), []);
+        facts.target.server.may.may_create_roles = false;
+        assert!(roles(&facts)[0].message.contains("may not create them"));
     }
 }

@@ -7,15 +7,17 @@ use futures_util::{StreamExt as _, stream};
 
 use super::super::check::{self, Workplace};
 use super::super::config::Options;
-use super::Order;
 use super::choice::Wanted;
 use super::create::Creation;
 use super::survey::{Stand, Standing, survey};
+use super::{Order, Roles};
 use crate::catalog::WithoutMatch;
 use crate::error::{Error, ErrorKind, Result, Side, describe};
 use crate::pg::{Conninfo, Identifier};
 use crate::precheck::facts::Facts;
-use crate::precheck::{self, CheckOptions, MethodChoice, Others, Outcome, Report, Resuming, Verdict};
+use crate::precheck::{
+    self, CheckOptions, Globals, MethodChoice, Others, Outcome, Report, Resuming, Verdict,
+};
 
 /// Whether each database of the source lets us in.
 const SOURCE_DATABASES: &str = "source-databases";
@@ -121,6 +123,11 @@ async fn look(order: &Order, lobby: &Conninfo, stand: &Stand) -> Result<Look> {
         identity: identity.read()?,
         filters: filters.clone(),
         choice: *checks,
+        roles: match order.roles {
+            Roles::Carry(_) => Globals::Carried,
+            Roles::Leave => Globals::Left,
+        },
+        database_settings: Globals::Carried,
         ..CheckOptions::default()
     };
     let name = Identifier::new(stand.pair.target.as_str());
