@@ -10,12 +10,13 @@ use super::cutover::source_search_path;
 use super::extension;
 use super::run::Run;
 use super::state;
-use crate::catalog::{self, Capabilities, Filters, ReplicaRole};
+use crate::catalog::{self, Capabilities, Filters, Owners, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Identifier;
 use crate::schema::{
     self, Archive, Build, BuildSettings, Chosen, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
-    EventTriggers, FilterSettings, Plan, RestoreSettings, Schema, Tablespaces, ToastCompression, Tools,
+    EventTriggers, FilterSettings, Plan, RestoreSettings, RestoreWarning, RestoreWarningKind, Schema,
+    Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
 use crate::wire::Session;
@@ -93,6 +94,18 @@ pub(super) async fn complete(run: &Run) -> Result<()> {
     definitions.arm(run, &all).await
 }
 
+/// Gives objects the owners that they could not be given before every right was there (P70, P72). What is given away
+/// may be out of our hands: nothing is written after this.
+pub(super) async fn settle_owners(run: &Run) -> Result<()> {
+    if run.options.filters.owners == Owners::Dropped {
+        return Ok(());
+    }
+    for warning in schema::settle_owners(&run.source, &run.target).await? {
+        run.warn(&warning).await?;
+    }
+    Ok(())
+}
+
 /// Whether an entry makes something that fires whatever `session_replication_role` says (P47).
 fn fires_under_replica(entry: &Entry) -> bool {
     let Definition::Sql(definition) = &entry.definition else { return false };
@@ -144,7 +157,10 @@ impl Definitions {
         };
         let restored =
             schema::restore(&self.tools, &self.archive, &run.options.target, &ids, settings).await?;
-        for warning in schema::restore_privileges(&run.target, &self.archive.toc, restored.warnings).await? {
+        // Owners are looked at again in the end, and so is what became of them.
+        let is_final = |warning: &RestoreWarning| warning.kind != RestoreWarningKind::Owner;
+        let warnings = schema::restore_privileges(&run.target, &self.archive.toc, restored.warnings).await?;
+        for warning in warnings.into_iter().filter(is_final) {
             run.warn(&warning.to_string()).await?;
         }
         state::mark_restored(&run.target, &ids).await

@@ -231,5 +231,6 @@ impl Copy<'_> {
 /// What the target does for itself, once all rows are there. Can be done twice.
 async fn complete(run: &Run) -> Result<()> {
     define::complete(run).await?;
-    cutover::complete_target(run).await
+    cutover::complete_target(run).await?;
+    define::settle_owners(run).await
 }

@@ -36,6 +36,7 @@ mod journal;
 mod load;
 mod lock;
 mod mark;
+mod membership;
 mod monitor;
 mod open;
 mod outcome;

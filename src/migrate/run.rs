@@ -11,7 +11,7 @@ use super::selection::Wishes;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
-use super::{abandon, cutover, define, dump, follow, load, monitor, open, unseen};
+use super::{abandon, cutover, define, dump, follow, load, membership, monitor, open, unseen};
 use crate::apply::{self, LaneId};
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::catalog::{self, Catalog};
@@ -88,6 +88,9 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 impl Run {
     /// From the phase the state names to the ending the operator wants.
     pub(super) async fn go_on(&self, stop: &mut Shutdown) -> Result<Outcome> {
+        if self.phase().await? < Phase::CutOver {
+            stop.or_stop(membership::join(self)).await?;
+        }
         match self.method {
             Method::Replication => self.replicate(stop).await,
             Method::Dump => dump::go_on(self, stop).await,
@@ -136,6 +139,7 @@ impl Run {
         // What fires when a row is written comes after the phase: never again is a change applied.
         stop.or_stop(self.alive(define::arm_at_last(self))).await?;
         stop.or_stop(self.alive(cutover::carry_the_rest(self))).await?;
+        stop.or_stop(define::settle_owners(self)).await?;
         let position = follow::position(self).await?;
         self.enter(Phase::CutOver, "").await?;
         self.close(position).await

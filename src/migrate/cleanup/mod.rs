@@ -20,6 +20,7 @@ pub use self::report::{Fate, Item, Kind, Report, Trouble};
 use self::plan::{DropSchema, Plan, Undo, item};
 use self::survey::Survey;
 use super::lock::Holder;
+use super::membership;
 use super::release::undo_all;
 use super::state::{self, Made};
 use crate::error::{Error, ErrorKind, Result, Side, describe};
@@ -81,7 +82,11 @@ fn list(plan: &Plan, survey: &Survey, found: &mut Vec<Item>) {
     }
     let listed = |(database, session): &(String, Holder)| ended(database, session, Fate::Found, None);
     found.extend(plan.sessions.iter().map(listed));
-    found.extend(plan.schemas.iter().map(|drop| dropped(drop, Fate::Found, None)));
+    for drop in &plan.schemas {
+        let roles = survey.to_leave(&drop.database, &plan.schemas).into_iter();
+        found.extend(roles.map(|role| membership_of(drop, role, Fate::Found, None)));
+        found.push(dropped(drop, Fate::Found, None));
+    }
     found.extend(survey.scratch.iter().map(|name| scratch(name, Fate::Found, None)));
 }
 
@@ -111,10 +116,13 @@ async fn remove(options: &CleanupOptions, plan: Plan, survey: Survey, report: &m
             report.found.push(dropped(drop, Fate::Remains, Some(why.to_owned())));
             continue;
         }
-        let removed = match survey.sessions.get(&drop.database) {
-            Some(target) => state::remove(target).await,
-            None => continue,
-        };
+        let Some(target) = survey.sessions.get(&drop.database) else { continue };
+        if !leave_roles(drop, &plan.schemas, target, &survey, report).await {
+            let why = "it is the record of roles that ours is still a member of; run again";
+            report.found.push(dropped(drop, Fate::Remains, Some(why.to_owned())));
+            continue;
+        }
+        let removed = state::remove(target).await;
         let (fate, why) = fate(removed);
         report.found.push(dropped(drop, fate, why));
     }
@@ -156,6 +164,27 @@ async fn carry_out(undo: &Undo, source: &mut Sessions<'_>, survey: &Survey, repo
         }
     }
     undone.failure.is_none() && late_slots(undo, session, report).await
+}
+
+/// Takes back what our role on the target was granted for a database. Says whether nothing of it is left.
+async fn leave_roles(
+    drop: &DropSchema,
+    going: &[DropSchema],
+    target: &Session,
+    survey: &Survey,
+    report: &mut Report,
+) -> bool {
+    let mut gone = true;
+    for role in survey.to_leave(&drop.database, going) {
+        let (fate, why) = match membership::leave_one(&[target], role).await {
+            Ok(None) => (Fate::Removed, None),
+            Ok(Some(refused)) => (Fate::Remains, Some(refused)),
+            Err(error) => (Fate::Remains, Some(describe(&error))),
+        };
+        gone &= fate == Fate::Removed;
+        report.found.push(membership_of(drop, role, fate, why));
+    }
+    gone
 }
 
 /// A walsender that was told to make a slot just before its engine died may have made it after we looked.
@@ -254,6 +283,10 @@ fn dropped(drop: &DropSchema, status: Fate, message: Option<String>) -> Item {
         status,
         message,
     }
+}
+
+fn membership_of(drop: &DropSchema, role: &str, status: Fate, message: Option<String>) -> Item {
+    Item { kind: Kind::Membership, name: role.to_owned(), ..dropped(drop, status, message) }
 }
 
 fn scratch(name: &str, status: Fate, message: Option<String>) -> Item {

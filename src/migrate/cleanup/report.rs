@@ -30,6 +30,8 @@ pub enum Kind {
     ReplicaIdentity,
     /// A session of an engine that is gone.
     Session,
+    /// A role that ours on the target was made a member of.
+    Membership,
     /// Schema `pgstream`, the state of a migration.
     Schema,
     /// A scratch database.
@@ -45,6 +47,7 @@ impl Kind {
             Kind::Publication => "publication",
             Kind::ReplicaIdentity => "replica identity",
             Kind::Session => "session",
+            Kind::Membership => "membership",
             Kind::Schema => "schema",
             Kind::Database => "database",
         }

@@ -5,13 +5,14 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Instant;
 
-use super::plan::{Engines, OnSource, OnTarget, Seen};
+use super::plan::{DropSchema, Engines, OnSource, OnTarget, Seen};
 use super::report::Trouble;
 use super::{CleanupOptions, END_GRACE, GRACE, Wanted, settings};
 use crate::error::{Error, Result, Side};
 use crate::migrate::databases;
 use crate::migrate::lock::{self, Holder, Taken};
 use crate::migrate::mark::{self, Mark};
+use crate::migrate::membership;
 use crate::migrate::state::{self, Made, MigrationId};
 use crate::pg::{Conninfo, QualifiedName};
 use crate::precheck::explain;
@@ -24,11 +25,21 @@ pub(super) struct Survey {
     pub(super) target: Seen<OnTarget>,
     /// Sessions into target databases that hold something; those that removal is wanted from hold the lock.
     pub(super) sessions: HashMap<String, Session>,
+    /// The roles that ours was made a member of for those databases.
+    pub(super) joined: HashMap<String, Vec<String>>,
     /// Scratch databases of ours on the target.
     pub(super) scratch: Vec<String>,
 }
 
 impl Survey {
+    /// Roles to leave before that database's schema goes: those that no database needs whose schema stays.
+    pub(super) fn to_leave(&self, database: &str, going: &[DropSchema]) -> Vec<&String> {
+        let goes = |name: &String| going.iter().any(|drop| drop.database == *name);
+        let needed: HashSet<&String> =
+            self.joined.iter().filter(|(name, _)| !goes(name)).flat_map(|(_, roles)| roles).collect();
+        self.joined.get(database).into_iter().flatten().filter(|role| !needed.contains(role)).collect()
+    }
+
     /// A session where the journal of that migration is.
     pub(super) fn journal_of(&self, id: &MigrationId) -> Option<&Session> {
         let of_it = |database: &&OnTarget| database.state.as_ref().is_some_and(|state| state.id == *id);
@@ -48,7 +59,14 @@ pub(super) async fn look(options: &CleanupOptions, errors: &mut Vec<Trouble>) ->
         None => Seen::NotNamed,
         Some(conninfo) => look_at_source(options, conninfo, &target, errors).await,
     };
-    Survey { source, target, sessions, scratch }
+    let mut joined = HashMap::new();
+    for (database, session) in &sessions {
+        match membership::recorded(session).await {
+            Ok(roles) => drop(joined.insert(database.clone(), roles)),
+            Err(error) => errors.push(Trouble::new(Side::Target, Some(database), &error)),
+        }
+    }
+    Survey { source, target, sessions, joined, scratch }
 }
 
 async fn look_at_target(

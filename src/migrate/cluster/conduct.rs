@@ -16,11 +16,12 @@ use super::super::config::{Options, Records};
 use super::super::outcome::{Ended, Outcome};
 use super::super::run::{MethodTaken, Watchers};
 use super::super::shutdown::Shutdown;
-use super::super::{retry, state};
+use super::super::{membership, retry, state};
 use super::Order;
 use super::check::reports;
 use super::choice::{Pair, Wanted};
 use super::create::{self, Creation, Definitions};
+use super::rights;
 use super::survey::{Stand, Standing, Survey, survey};
 use crate::bulk::Budget;
 use crate::error::{Error, ErrorKind, Result, describe};
@@ -139,6 +140,9 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
         outcome.databases.push(moved);
     }
     outcome.databases.sort_by(|one, other| one.pair.cmp(&other.pair));
+    // Before the records go, and also when a database needs a person: the next run joins them again.
+    let target = |moved: &Moved| conductor.target.with_database(&moved.pair.target);
+    outcome.warnings.extend(membership::leave(outcome.databases.iter().map(target).collect()).await);
     close(&conductor, &mut outcome).await;
     Ok(outcome)
 }
@@ -252,6 +256,9 @@ impl Conductor {
         let outcome = Box::pin(retry::migrate(&options, &watchers)).await?;
         if let Some(definitions) = definitions.filter(|_| outcome.ended == Ended::Stopped) {
             warnings.extend(definitions.complete(stand).await?);
+        }
+        if outcome.ended == Ended::Stopped {
+            warnings.extend(rights::differences(stand, self.options.filters.owners).await);
         }
         Ok(outcome)
     }

@@ -10,13 +10,14 @@
 //!   left out by name ([`choice`]), and by nothing else.
 //!
 //! ```text
-//! survey ─► choice ─► check ─► roles ─► (each database) create, migrate, properties ─► all complete: records away
+//! survey ─► choice ─► check ─► roles ─► (each database) create, migrate, properties, rights ─► all ended: leave roles ─► all complete: records away
 //! ```
 
 mod check;
 pub mod choice;
 mod conduct;
 mod create;
+mod rights;
 mod survey;
 
 pub use check::check;
