@@ -7,6 +7,7 @@ mod aiven_extras;
 mod apply;
 mod cleanup;
 mod cluster;
+mod cluster_roles;
 mod demo;
 mod digest;
 mod dump;
