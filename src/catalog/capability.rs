@@ -44,6 +44,8 @@ pub struct Capabilities {
     pub bypasses_row_security: bool,
     /// `rolcreaterole`.
     pub may_create_roles: bool,
+    /// `rolcreatedb`.
+    pub may_create_databases: bool,
     /// CREATE on the database: for schemas and publications (P05).
     pub may_create_in_database: bool,
     /// May call `aiven_extras.pg_create_publication`, for tables that it does not own (P05).
@@ -81,6 +83,7 @@ impl Capabilities {
             may_replicate: is_superuser || field(&row, "may_replicate")?,
             bypasses_row_security: is_superuser || field(&row, "rolbypassrls")?,
             may_create_roles: is_superuser || field(&row, "rolcreaterole")?,
+            may_create_databases: is_superuser || field(&row, "rolcreatedb")?,
             may_create_in_database: field(&row, "may_create")?,
             publishes_through_aiven_extras: field(&row, "aiven_extras_publish")?,
             reads_all_data: field(&row, "reads_all_data")?,
@@ -122,7 +125,8 @@ const TRY_ASYNCHRONOUS_COMMIT: &str = "SELECT pg_catalog.set_config('synchronous
 /// `pg_read_all_data` exists from 14 on.
 const CAPABILITIES: &str = "
 WITH me AS (
-  SELECT r.oid, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication, r.rolconnlimit
+  SELECT r.oid, r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolcreatedb, r.rolreplication,
+         r.rolconnlimit
   FROM pg_catalog.pg_roles r WHERE r.rolname = current_user
 ), settings AS (
   SELECT pg_catalog.current_setting('server_version_num')::pg_catalog.int4 AS version,
@@ -139,7 +143,7 @@ WITH me AS (
      OR a.backend_type = 'walsender' AND (SELECT settings.version FROM settings) < 120000
 )
 SELECT settings.version, settings.max_connections, me.rolname, me.rolsuper, me.rolbypassrls, me.rolcreaterole,
-       pg_catalog.pg_is_in_recovery() AS in_recovery,
+       me.rolcreatedb, pg_catalog.pg_is_in_recovery() AS in_recovery,
        me.rolreplication OR EXISTS (
          SELECT FROM pg_catalog.pg_roles r
          WHERE r.rolname = 'rds_replication' AND pg_catalog.pg_has_role(r.oid, 'MEMBER')) AS may_replicate,

@@ -14,7 +14,7 @@ use super::watch::Watch;
 use crate::error::{Error, ErrorKind, Result, Side, describe};
 use crate::migrate::cluster::{self, ClusterOutcome, ClusterWatchers, Moved, Order, Wanted};
 use crate::migrate::state::MigrationId;
-use crate::migrate::{self, Ended, Ending, Output, ShutdownSender};
+use crate::migrate::{self, Ended, Ending, MethodChoice, Options, Output, ShutdownSender};
 use crate::pg::{Conninfo, Environment, Secret};
 use crate::schema::{self, CarriedRole};
 
@@ -70,7 +70,9 @@ pub(super) async fn migrate(args: MigrateArgs, directives: Option<String>) -> Re
     let id = watch.migration.get().map(str::to_owned);
     watch.finish().await;
     let (result, exit) = match &ended {
-        Ok(outcome) => (whole(outcome, passwords), exit_of_all(&outcome.databases, &order.options.ending)),
+        Ok(outcome) => {
+            (whole(outcome, passwords, &order.options), exit_of_all(&outcome.databases, &order.options))
+        }
         Err(error) => nothing(error, &order),
     };
     let written =
@@ -147,7 +149,7 @@ enum Patience {
 }
 
 /// The result of databases that were at least begun.
-fn whole(outcome: &ClusterOutcome, passwords: Passwords) -> MigrateResult {
+fn whole(outcome: &ClusterOutcome, passwords: Passwords, options: &Options) -> MigrateResult {
     let several = outcome.databases.len() > 1;
     let of = |moved: &Moved, warning: &String| match several {
         true => format!("{}: {warning}", moved.pair.source),
@@ -157,7 +159,8 @@ fn whole(outcome: &ClusterOutcome, passwords: Passwords) -> MigrateResult {
         let warnings = moved.ended.iter().flat_map(|outcome| &outcome.warnings);
         warnings.chain(&moved.warnings).map(move |warning| of(moved, warning))
     });
-    let databases: Vec<DatabaseResult> = outcome.databases.iter().map(entry).collect();
+    let databases: Vec<DatabaseResult> =
+        outcome.databases.iter().map(|moved| entry(moved, options)).collect();
     let failed = |moved: &Moved| {
         moved.ended.as_ref().err().filter(|error| error.kind() != ErrorKind::Cancelled).map(Failure::from)
     };
@@ -193,9 +196,9 @@ fn role(carried: &CarriedRole, passwords: Passwords) -> RoleResult {
 }
 
 /// One database; without figures if it did not get there: they are on the target, for the next run to count on.
-fn entry(moved: &Moved) -> DatabaseResult {
+fn entry(moved: &Moved, options: &Options) -> DatabaseResult {
     let name = moved.pair.source.as_str();
-    let method = moved.method.map_or(Method::Replication, Method::from);
+    let method = Method::from(moved.method.unwrap_or_else(|| expected(options)));
     match &moved.ended {
         Ok(outcome) => {
             let position = outcome.position;
@@ -255,7 +258,9 @@ fn nothing(error: &Error, order: &Order) -> (MigrateResult, Exit) {
         Wanted::Named(pairs) => pairs.as_slice(),
         Wanted::All { .. } => &[],
     };
-    let short = |name: &str| DatabaseResult::short(name, status, Some(message.clone()));
+    let method = Method::from(expected(&order.options));
+    let short =
+        |name: &str| DatabaseResult { method, ..DatabaseResult::short(name, status, Some(message.clone())) };
     let result = MigrateResult {
         status,
         roles: Vec::new(),
@@ -264,7 +269,7 @@ fn nothing(error: &Error, order: &Order) -> (MigrateResult, Exit) {
         error: (status == Status::Failed).then(|| Failure::from(error)),
     };
     let exit = match status {
-        Status::Cancelled => exit_of(Ended::Interrupted, &order.options.ending),
+        Status::Cancelled => exit_of_cancelled(expected(&order.options), &order.options.ending),
         _ => Exit::from(error),
     };
     (result, exit)
@@ -308,18 +313,34 @@ fn show_nothing(result: MigrateResult, error: &Error, output: Output) {
 }
 
 /// One way to end for all is that way; else, unless all is well, it is a failure.
-fn exit_of_all(databases: &[Moved], wanted: &Ending) -> Exit {
+fn exit_of_all(databases: &[Moved], options: &Options) -> Exit {
     let mut exits = databases.iter().map(|moved| match &moved.ended {
-        Ok(outcome) => exit_of(outcome.ended, wanted),
-        Err(error) if error.kind() == ErrorKind::Cancelled => match moved.method {
-            // Half a dump is not what anyone asked for.
-            Some(migrate::Method::Dump) => Exit::Failed,
-            Some(migrate::Method::Replication) | None => exit_of(Ended::Interrupted, wanted),
-        },
+        Ok(outcome) => exit_of(outcome.ended, &options.ending),
+        Err(error) if error.kind() == ErrorKind::Cancelled => {
+            exit_of_cancelled(moved.method.unwrap_or_else(|| expected(options)), &options.ending)
+        }
         Err(error) => Exit::from(error),
     });
     let first = exits.next().unwrap_or(Exit::Done);
     if exits.all(|exit| exit == first) { first } else { Exit::Failed }
+}
+
+/// The method of a database that did not come so far that it was decided.
+fn expected(options: &Options) -> migrate::Method {
+    match options.method_wanted() {
+        MethodChoice::Dump => migrate::Method::Dump,
+        MethodChoice::Auto | MethodChoice::Fallback | MethodChoice::Replication => {
+            migrate::Method::Replication
+        }
+    }
+}
+
+fn exit_of_cancelled(method: migrate::Method, wanted: &Ending) -> Exit {
+    match method {
+        // Half a dump is not what anyone asked for.
+        migrate::Method::Dump => Exit::Failed,
+        migrate::Method::Replication => exit_of(Ended::Interrupted, wanted),
+    }
 }
 
 /// An interrupt is the regular end of a run that was told of no other. Of one that was, it is not: what
@@ -342,5 +363,39 @@ fn tell(result: &MigrateResult, output: Output) {
 pub(super) fn print(document: &str) {
     if let Err(error) = writeln!(std::io::stdout().lock(), "{document}") {
         tracing::warn!(error = %describe(&error), "result not written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(method: MethodChoice) -> Order {
+        let conninfo = |name| Conninfo::resolve(name, &Environment::from_process()).unwrap();
+        let options = Options::new(conninfo("host=a user=u dbname=d"), conninfo("host=b user=u dbname=d"));
+        Order::one(Options { method, ..options })
+    }
+
+    #[test]
+    fn a_dump_that_was_interrupted_is_no_success_however_early() {
+        let cancelled = Error::new(ErrorKind::Cancelled, "stop");
+        for (method, named, exit) in [
+            (MethodChoice::Dump, Method::Dump, Exit::Failed),
+            (MethodChoice::Auto, Method::Replication, Exit::Done),
+        ] {
+            let order = order(method);
+            let (result, ended) = nothing(&cancelled, &order);
+            assert_eq!((result.databases[0].method, ended), (named, exit));
+            let moved = Moved {
+                pair: crate::migrate::cluster::Pair { source: "d".to_owned(), target: "d".to_owned() },
+                method: None,
+                ended: Err(Error::new(ErrorKind::Cancelled, "stop")),
+                phases: Vec::new(),
+                elapsed: std::time::Duration::ZERO,
+                warnings: Vec::new(),
+            };
+            assert_eq!(entry(&moved, &order.options).method, named);
+            assert_eq!(exit_of_all(&[moved], &order.options), exit);
+        }
     }
 }

@@ -67,7 +67,7 @@ pub struct PgMigrateArgs {
     /// Move by this method only.
     #[arg(long, value_name = "METHOD")]
     pub force_method: Option<MethodArg>,
-    /// With --validate: refuse databases that hold more bytes than this together; -1 takes any.
+    /// Refuse databases that hold more bytes than this together, with --validate or without; -1 takes any.
     #[arg(long, value_name = "BYTES", value_parser = quantity::limit, allow_negative_numbers = true)]
     pub dbs_max_total_size: Option<Limit>,
     /// Take pg_dump and pg_restore from this directory.

@@ -97,7 +97,8 @@ impl Databases {
     /// The databases asked for, between these two servers.
     ///
     /// # Errors
-    /// [`Misuse::ExceptionFromOne`] when databases are left out of one.
+    /// [`Misuse::ExceptionFromOne`] when databases are left out of one; [`Misuse::BadValue`] for a name that the
+    /// server would cut.
     pub fn wanted(&self, source: &Conninfo, target: &Conninfo) -> Result<Wanted, Misuse> {
         if !self.database.is_empty() {
             return Ok(Wanted::Named(self.database.clone()));
@@ -109,6 +110,12 @@ impl Databases {
                     return Err(Misuse::ExceptionFromOne);
                 }
                 let target = target.dbname.as_ref().unwrap_or(name).clone();
+                for (option, name) in [("--source", name), ("--target", &target)] {
+                    if name.len() > choice::NAME_BYTES {
+                        let expected = "a database's name has at most 63 bytes".to_owned();
+                        return Err(Misuse::BadValue { option: option.to_owned(), expected });
+                    }
+                }
                 Ok(Wanted::One(Pair { source: name.clone(), target }))
             }
             Some(_) | None => Ok(Wanted::All { except }),
@@ -156,12 +163,16 @@ mod tests {
 
     #[test]
     fn the_connection_strings_decide_unless_an_option_does() {
-        let wanted =
-            |databases: &Databases, source, target| databases.wanted(&conninfo(source), &conninfo(target));
+        let wanted = |databases: &Databases, source: &str, target: &str| {
+            databases.wanted(&conninfo(source), &conninfo(target))
+        };
         let nothing = Databases::default();
         let one = |target| Ok(Wanted::One(pair_of("shop", target)));
         assert_eq!(wanted(&nothing, "dbname=shop", "dbname=new"), one("new"));
         assert_eq!(wanted(&nothing, "dbname=shop", ""), one("shop"), "not the role's own");
+        let too_long = format!("dbname={}", "x".repeat(64));
+        let long = wanted(&nothing, "dbname=shop", &too_long);
+        assert!(matches!(long, Err(Misuse::BadValue { .. })), "{long:?}");
         let all = |except: &[&str]| {
             Ok(Wanted::All { except: except.iter().map(|name| (*name).to_owned()).collect() })
         };

@@ -189,7 +189,11 @@ pub(super) fn passed(report: &Report) -> Result<()> {
         1 => "start the migration, which a check blocks".to_owned(),
         count => format!("start the migration, which {count} checks block"),
     };
+    // Where the error is one line, it says at least what to look at.
+    let mut ids: Vec<&str> = report.with(Verdict::Block).map(|outcome| outcome.id).collect();
+    ids.dedup();
     Err(Error::new(ErrorKind::Check, doing)
+        .because(ids.join(", "))
         .hint(format!("Mend this and run again:\n  {}", blocked.join("\n  "))))
 }
 

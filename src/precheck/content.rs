@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use crate::catalog::{Persistence, Table, TableKind};
 use crate::pg::{Identifier, RelationId};
 use crate::precheck::facts::{Facts, RelationRights};
+use crate::precheck::options::Method;
 use crate::precheck::table::{Finding, NAMED, listing};
 
 /// A choice, but one to be seen in the report: rows stay on the source.
@@ -137,10 +138,11 @@ pub(super) fn materialized_views(facts: &Facts) -> Vec<Finding> {
     if populated.is_empty() {
         return Vec::new();
     }
-    vec![Finding::warn(format!(
-        "Materialized views are not streamed; they are refreshed on the target at cutover, in this order: {}.",
-        listing(populated)
-    ))]
+    let when = match facts.choices.method {
+        Method::Replication => "not streamed; they are refreshed on the target at cutover",
+        Method::Dump => "not copied; they are refreshed on the target at the end",
+    };
+    vec![Finding::warn(format!("Materialized views are {when}, in this order: {}.", listing(populated)))]
 }
 
 /// One warning about several tables: "a, b are …", "a is …".

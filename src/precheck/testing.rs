@@ -84,6 +84,7 @@ fn server(system_identifier: u64) -> ServerFacts {
             may_replicate: true,
             bypasses_row_security: false,
             may_create_roles: true,
+            may_create_databases: true,
             may_create_in_database: true,
             publishes_through_aiven_extras: false,
             reads_all_data: true,

@@ -348,3 +348,30 @@ async fn every_form_of_connection_string_leads_to_the_server() {
     let refused = Engine::start(["check", "--source", &wrong, "--target", &target.dsn()]).wait(RUN).await;
     assert!(refused.expect_code(1).stderr.contains("password"), "a wrong password is told apart");
 }
+
+/// A database to be created is judged as what it will be, not as the one by which the target was asked.
+#[tokio::test]
+async fn who_may_create_databases_needs_no_rights_in_another() {
+    let scenario = Scenario::own("shop").await;
+    scenario.source.execute("CREATE EXTENSION hstore; CREATE TABLE t (id int PRIMARY KEY, h hstore)").await;
+    let maintenance = scenario.target.cluster.session("postgres").await.unwrap();
+    // Its place in the lobby is none of the new database's business.
+    let lobby =
+        "CREATE SCHEMA elsewhere; CREATE EXTENSION hstore SCHEMA elsewhere; CREATE ROLE mover LOGIN CREATEDB";
+    maintenance.batch_execute(lobby).await.unwrap();
+    let port = scenario.target.cluster.port();
+    let target = format!("host=127.0.0.1 port={port} user=mover dbname=postgres");
+    let pair = format!("{}:fresh", scenario.source.dbname);
+    let source = nameless(&scenario.source.cluster);
+    let words = ["check", "--json", "-s", &source, "-t", &target, "--database", &pair];
+    let report = Engine::start(words).wait(RUN).await.expect_code(0).json();
+    assert_eq!(report["ok"], true, "{report}");
+
+    maintenance.batch_execute("ALTER ROLE mover NOCREATEDB").await.unwrap();
+    let report = Engine::start(words).wait(RUN).await.expect_code(3).json();
+    let checks = report["checks"].as_array().unwrap();
+    let blocked: Vec<&Value> = checks.iter().filter(|check| check["verdict"] == "block").collect();
+    assert_eq!(blocked.len(), 1, "{blocked:?}");
+    assert_eq!(blocked[0]["id"], "target-databases");
+    assert_eq!(blocked[0]["fix"], "ALTER ROLE \"mover\" CREATEDB;");
+}

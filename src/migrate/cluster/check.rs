@@ -1,7 +1,8 @@
 //! The checks of every database of an order, in one report.
 //!
 //! Hazard: a database that the target lacks is checked by way of another one there, whose content and rights
-//! are not its own: what that says of content is left out, what it says of the server counts.
+//! are not its own: what that says of content is left out, what it says of the server counts, and what the
+//! database will be like, once we have created it, is put in its place.
 
 use futures_util::{StreamExt as _, stream};
 
@@ -131,27 +132,47 @@ async fn look(order: &Order, lobby: &Conninfo, stand: &Stand) -> Result<Look> {
         ..CheckOptions::default()
     };
     let name = Identifier::new(stand.pair.target.as_str());
-    let (target, on_target) = match (stand.progress, order.creation) {
-        (Standing::Missing, Creation::Missing) => {
+    let is_there = stand.progress != Standing::Missing;
+    let target = if is_there { &stand.target } else { lobby };
+    let workplace = Workplace { pgbin: pgbin.as_deref(), work_dir: work_dir.as_deref() };
+    let choice = order.options.method_wanted();
+    let mut facts = check::look(&stand.source, target, &options, choice, workplace).await?;
+    let may = &facts.target.server.may;
+    let on_target = match (is_there, order.creation) {
+        (false, Creation::Missing) if !may.may_create_databases => Finding {
+            verdict: Verdict::Block,
+            message: format!("the target has no database {name}, and role {} may not create one", may.role),
+            fix: Some(format!("ALTER ROLE {} CREATEDB;", Identifier::new(may.role.as_str()))),
+        },
+        (false, Creation::Missing) => {
             let message = format!("database {name} will be created");
-            (lobby, Finding { verdict: Verdict::Pass, message, fix: None })
+            Finding { verdict: Verdict::Pass, message, fix: None }
         }
-        (Standing::Missing, Creation::Never) => {
+        (false, Creation::Never) => {
             let message =
                 format!("the target has no database {name}, and --no-createdb keeps us from creating it");
             let fix = Some(format!("CREATE DATABASE {name} TEMPLATE template0;"));
-            (lobby, Finding { verdict: Verdict::Block, message, fix })
+            Finding { verdict: Verdict::Block, message, fix }
         }
-        (Standing::Untouched | Standing::Begun(_), _) => {
+        (true, _) => {
             let message = format!("database {name} on the target is reached");
-            (&stand.target, Finding { verdict: Verdict::Pass, message, fix: None })
+            Finding { verdict: Verdict::Pass, message, fix: None }
         }
     };
-    let workplace = Workplace { pgbin: pgbin.as_deref(), work_dir: work_dir.as_deref() };
-    let choice = order.options.method_wanted();
-    let facts = check::look(&stand.source, target, &options, choice, workplace).await?;
-    let is_there = stand.progress != Standing::Missing;
+    if !is_there {
+        as_created(&mut facts);
+    }
     Ok(Look { database: stand.pair.source.clone(), facts, on_target, is_there })
+}
+
+/// What was read of the lobby, made that of a database that we have created from template0 like the source's.
+fn as_created(facts: &mut Facts) {
+    let (source, target) = (&facts.source.server, &mut facts.target);
+    target.installed.clear();
+    // Who creates a database may create in it, trusted extensions included.
+    target.server.may.may_create_in_database = true;
+    target.server.encoding.clone_from(&source.encoding);
+    target.server.surroundings.locale.clone_from(&source.surroundings.locale);
 }
 
 impl Look {

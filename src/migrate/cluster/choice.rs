@@ -12,6 +12,9 @@ use std::str::FromStr;
 
 use crate::schema::is_service_database;
 
+/// The server cuts what is longer, and would make or reach a database of another name.
+pub(crate) const NAME_BYTES: usize = 63;
+
 /// The system's own templates.
 const TEMPLATES: [&str; 2] = ["template0", "template1"];
 
@@ -161,7 +164,7 @@ pub fn twice(pairs: &[Pair]) -> Option<&str> {
 /// connection string in the wrong place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "write a database's name as it is, such as shop or shop:new_name, in double quotes if it holds a colon, a comma or an equals sign"
+    "write a database's name as it is, such as shop or shop:new_name, in double quotes if it holds a colon, a comma or an equals sign; it has at most 63 bytes"
 )]
 pub struct InvalidName;
 
@@ -204,7 +207,7 @@ fn split(text: &str, separator: char) -> Result<Vec<String>, InvalidName> {
                 (name.trim().to_owned(), after)
             }
         };
-        if name.is_empty() || name.contains('\0') {
+        if name.is_empty() || name.contains('\0') || name.len() > NAME_BYTES {
             return Err(InvalidName);
         }
         names.push(name);
@@ -326,6 +329,9 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Pair>(), Err(InvalidName), "{text:?}");
         }
+        let long = "ä".repeat(31);
+        assert_eq!(format!("a:{long}x").parse(), Ok(pair("a", &format!("{long}x"))));
+        assert_eq!(format!("a:{long}xy").parse::<Pair>(), Err(InvalidName));
     }
 
     #[test]

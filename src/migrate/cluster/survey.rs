@@ -5,7 +5,7 @@
 
 use super::super::state;
 use super::Order;
-use super::choice::{Chosen, Closed, Content, Listed, Pair, USUAL, Wanted, choose};
+use super::choice::{ChoiceError, Chosen, Closed, Content, Listed, Pair, USUAL, Wanted, choose};
 use crate::catalog::{self, ObjectCounts};
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Conninfo, SqlState};
@@ -90,9 +90,15 @@ pub(super) async fn survey(order: &Order) -> Result<Survey> {
         usual.content = look_into(&source.conninfo.with_database(USUAL)).await;
     }
     let chosen = choose(wanted, &listed).map_err(|cause| {
-        Error::new(ErrorKind::Usage, "choose the databases to move")
-            .because(cause)
-            .hint("Names are taken as they are, capitals and all; `psql -l` lists them.")
+        let hint = match &cause {
+            ChoiceError::Nothing => {
+                "Templates, a service's own databases and an empty \"postgres\" are not moved unless --database names them."
+            }
+            ChoiceError::Unknown(_) | ChoiceError::UnknownException(_) => {
+                "Names are taken as they are, capitals and all; `psql -l` lists them."
+            }
+        };
+        Error::new(ErrorKind::Usage, "choose the databases to move").because(cause).hint(hint)
     })?;
     let there: Vec<String> = list(&target.session).await?.into_iter().map(|listed| listed.name).collect();
     let stands = chosen.into_iter().map(|Chosen { pair, closed, .. }| {

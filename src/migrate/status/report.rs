@@ -11,7 +11,7 @@ use super::look::{Look, SourceLook, TargetLook, WINDOW_SECONDS};
 use crate::migrate::lock::Holder;
 use crate::pg::Lsn;
 use crate::replication::SlotState;
-use crate::telemetry::text;
+use crate::telemetry::{Phase, text};
 
 /// Done, of how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -256,6 +256,10 @@ impl DatabaseStatus {
             vec![format!("{name}: {phase} for {}, migration {}", time(self.phase_seconds), self.migration)];
         lines.push(match &self.engine {
             Some(engine) => format!("  engine   {engine}"),
+            None if self.phase == Phase::CutOver.label() => {
+                "  engine   none is needed; the records stay until all databases of the command are complete"
+                    .to_owned()
+            }
             None => "  engine   none is at work; the same `pgstream migrate` goes on from here".to_owned(),
         });
         if self.tables.total > 0 {

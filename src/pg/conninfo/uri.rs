@@ -17,13 +17,21 @@ pub(super) fn after_scheme(text: &str) -> Option<&str> {
 /// Reads `text`, whose part after the scheme is `rest`.
 pub(super) fn parse(text: &str, rest: &str) -> Result<Settings, ConninfoError> {
     let mut uri = Uri { text, settings: Settings::default() };
-    let rest = uri.credentials(rest)?;
-    let rest = uri.hosts(rest)?;
+    let after = uri.credentials(rest)?;
+    let has_credentials = after.len() < rest.len();
+    let rest = uri.hosts(after)?;
     // What is left is empty, or begins with '/' or '?'.
     let (path, query) = match rest.split_once('?') {
         Some((path, query)) => (path, Some(query)),
         None => (rest, None),
     };
+    // `user:12/34@host`: the password's slash has made a host and a port of what stands before it.
+    if !has_credentials && rest.len() < after.len() && path.contains('@') {
+        return Err(uri.malformed(
+            "\"@\" in a database's name; in a password, write \"/\" as %2F, else \"@\" as %40",
+            path,
+        ));
+    }
     // An empty path sets nothing, so that PGDATABASE still counts.
     uri.set_unless_empty(Parameter::Dbname, path.strip_prefix('/').unwrap_or_default())?;
     let query = query.unwrap_or_default();
@@ -76,6 +84,10 @@ impl<'a> Uri<'a> {
                 Some(inside) => self.bracketed(inside)?,
                 None => cut(rest, &[':', '/', '?', ',']),
             };
+            // The piece of a password would be shown wherever a host is named.
+            if host.contains('@') {
+                return Err(self.malformed("\"@\" in a host's name; in a password, write it %40", host));
+            }
             hosts.push(host);
             let mut port = "";
             if let Some(after) = rest.strip_prefix(':') {
@@ -234,6 +246,8 @@ mod tests {
             "postgres://h/a%00",
             "postgres://h/%FF",
             "postgres://h?user=a&&port=1",
+            "postgres://u:a@b@h/d",
+            "postgres://u:12/34@h/d",
         ];
         for text in cases {
             let error = parsed(text).err();
@@ -243,9 +257,14 @@ mod tests {
 
     #[test]
     fn shows_no_piece_of_a_password_that_was_not_encoded() {
-        for text in
-            ["postgres://u:pa/ss?secret=1@h/d", "postgres://u:secret/x@h:5?y=1", "postgres://u:a?secret@h?b"]
-        {
+        for text in [
+            "postgres://u:pa/ss?secret=1@h/d",
+            "postgres://u:secret/x@h:5?y=1",
+            "postgres://u:a?secret@h?b",
+            "postgres://u:a@secret@h/d",
+            "postgres://u:a@b,secret@h/d",
+            "postgres://u:12/secret@h/d",
+        ] {
             let error = super::super::testing::resolve(text).unwrap_err();
             let shown = format!("{error} {error:?}");
             assert!(!shown.contains("secret"), "{shown}");
