@@ -26,7 +26,7 @@ use super::survey::{Stand, Standing, Survey, survey};
 use crate::bulk::Budget;
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::Conninfo;
-use crate::precheck::{Method, Report};
+use crate::precheck::{CheckChoice, Method, Report, TrialRestore};
 use crate::schema::CarriedRole;
 use crate::telemetry::{self, Health, Metrics, Phase, Progress};
 use crate::wire::{Session, SessionSettings};
@@ -113,7 +113,12 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
         definitions = Some(stop.or_stop(read).await?);
     }
     let conductor = Arc::new(Conductor {
-        options: Options { records: Records::Keep, ..order.options.clone() },
+        options: Options {
+            records: Records::Keep,
+            // Each database has been tried above.
+            checks: CheckChoice { trial_restore: TrialRestore::No, ..order.options.checks },
+            ..order.options.clone()
+        },
         budgets: Budgets::new(&order.options),
         stage: Budget::new(Budgets::stage_seats(&order.options)),
         target: survey.target,
