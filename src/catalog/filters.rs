@@ -135,7 +135,7 @@ impl Filters {
             Reach::Cluster => lost.must_be_here,
         });
         if let Some(lost) = lost {
-            return Err(lost.into_error(&catalog.database));
+            return Err(lost.into_error(&format!("database {}", catalog.database)));
         }
         let database = &catalog.database;
         let schemas: BTreeSet<String> = catalog
@@ -272,14 +272,14 @@ pub struct WithoutMatch {
 }
 
 impl WithoutMatch {
-    /// The usage error that it is; `place` is where nothing was found: a database, "any database".
+    /// The usage error that it is; `place` is where nothing was found: "database shop", "any database".
     #[must_use]
     pub fn into_error(self, place: &str) -> Error {
         let WithoutMatch { option, kind, selector, .. } = self;
         let article = if kind.starts_with('e') { "an" } else { "a" };
         Error::new(
             ErrorKind::Usage,
-            format!("find {article} {kind} that matches {selector} of {option} in database {place}"),
+            format!("find {article} {kind} that matches {selector} of {option} in {place}"),
         )
         .hint("Names fold to lower case unless double-quoted, as in SQL; * and ? are patterns.")
     }
