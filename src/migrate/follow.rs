@@ -70,6 +70,8 @@ const BATCH_ITEMS: usize = 1024;
 const BATCH_BYTES: usize = 256 << 10;
 /// Between two looks at the positions, for metrics and the progress line.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at the lag where it decides: on an idle source nothing else wakes who waits for it.
+const LAG_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Applies until every table is at one and the same position: beyond the snapshot of the last one copied.
 pub(super) async fn catch_up(run: &Run, stop: &mut Shutdown) -> Result<Followed> {
@@ -265,6 +267,8 @@ async fn watch(
 ) -> Result<Ended> {
     let mut positions = applier.positions();
     let mut show = tokio::time::interval(SHOW_INTERVAL);
+    let mut look = tokio::time::interval(LAG_INTERVAL);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let start = positions.borrow().watermark.durable();
     loop {
         let now = *positions.borrow_and_update();
@@ -304,6 +308,7 @@ async fn watch(
             changed = positions.changed() => {
                 changed.map_err(|cause| Error::new(ErrorKind::Aborted, "follow the applier").because(cause))?;
             }
+            _ = look.tick(), if matches!(goal, Goal::Lag(_)) => {}
             _ = show.tick() => {
                 gauge.show(&positions.borrow().clone(), horizon);
                 run.health.beat(Instant::now());
