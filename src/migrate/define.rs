@@ -41,6 +41,9 @@ pub(super) async fn define(run: &Run) -> Result<()> {
         without_schemas: schemas_left_out(&run.source, &source_database(run).await?, &run.options.filters)
             .await?,
     };
+    if settings.toast_compression == ToastCompression::Drop {
+        tell_of_compression(run).await?;
+    }
     let archive = schema::dump_definitions(
         &tools,
         &run.options.source,
@@ -234,6 +237,32 @@ async fn filter_settings(run: &Run) -> Result<FilterSettings> {
     let superuser = Capabilities::probe(&run.target).await?.is_superuser;
     let event_triggers = if superuser { EventTriggers::Restore } else { EventTriggers::Skip };
     Ok(FilterSettings { public_schema, event_triggers })
+}
+
+/// Names what is lost where the target cannot compress as the source does.
+async fn tell_of_compression(run: &Run) -> Result<()> {
+    if run.source_version.major() < 14 {
+        return Ok(());
+    }
+    let row = run
+        .source
+        .query_one(
+            "SELECT count(*) FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
+              WHERE a.attcompression <> '' AND NOT a.attisdropped AND a.attnum > 0
+                AND c.relkind IN ('r', 'p', 'm') AND c.oid >= 16384",
+            &[],
+        )
+        .await
+        .map_err(|error| Error::from_postgres("look for columns with a compression of their own", error))?;
+    match row.get::<_, i64>(0) {
+        0 => Ok(()),
+        columns => {
+            run.warn(&format!(
+                "{columns} columns choose how they are compressed; the target lacks lz4, and they get its default"
+            ))
+            .await
+        }
+    }
 }
 
 /// Keeps each column's method unless the target was built without one (P74).
