@@ -11,7 +11,7 @@
 //! run ─► define ─► load ─────────────► follow ─────────► define ─► follow ─► cutover ─► release
 //!        pre-data  open, copy + build  to the snapshots  finish    goal      carry      the source
 //! ```
-//! The phases are those of [`crate::telemetry::Phase`]. A dump ([`dump`]) goes another way, without a stream:
+//! The phases are those of [`crate::telemetry::Phase`]. A dump (`dump`) goes another way, without a stream:
 //! ```text
 //! run ─► define ─► copy + build under one snapshot ─► large objects, sequences ─► define ─► refresh, analyze
 //! ```
