@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use super::event::{Event, RowEvent, SourceTransaction};
-use super::spool::Spool;
+use super::stash::Stash;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Xid;
 use crate::pgoutput::{Decoder, Message, StreamCommit};
@@ -29,7 +29,7 @@ pub(super) trait Sink {
 
 /// Where transactions that are still streamed may wait.
 #[derive(Debug, Clone)]
-pub(super) struct SpoolLimits {
+pub(super) struct StashLimits {
     /// Bytes of memory for all of them.
     pub(super) memory_bytes: usize,
     /// Where files are made beyond that.
@@ -39,7 +39,7 @@ pub(super) struct SpoolLimits {
 /// A transaction still in progress on the source.
 #[derive(Debug, Default)]
 struct Stream {
-    spool: Spool,
+    stash: Stash,
     /// Rolled-back subtransactions of which something was sent. The server announces only those, so the set
     /// is as small as the number of savepoints open when blocks were cut, not as that of all rollbacks.
     aborted: HashSet<Xid>,
@@ -64,11 +64,11 @@ pub(super) struct Assembler {
     position: Position,
     streams: HashMap<Xid, Stream>,
     memory: usize,
-    limits: SpoolLimits,
+    limits: StashLimits,
 }
 
 impl Assembler {
-    pub(super) fn new(protocol_version: u8, limits: SpoolLimits) -> Assembler {
+    pub(super) fn new(protocol_version: u8, limits: StashLimits) -> Assembler {
         Assembler {
             version: protocol_version,
             decoder: Decoder::new(protocol_version),
@@ -89,7 +89,7 @@ impl Assembler {
     /// Takes the next message of the stream.
     ///
     /// # Errors
-    /// `Protocol` for a message that breaks the protocol, `Local` if the spool cannot be written, and
+    /// `Protocol` for a message that breaks the protocol, `Local` if the stash cannot be written, and
     /// whatever `sink` reports.
     pub(super) fn push(&mut self, raw: Bytes, sink: &mut impl Sink) -> Result<()> {
         match self.position {
@@ -130,13 +130,13 @@ impl Assembler {
     }
 
     fn keep(&mut self, top: Xid, raw: &Bytes) -> Result<()> {
-        self.memory += self.streams.entry(top).or_default().spool.push(raw);
+        self.memory += self.streams.entry(top).or_default().stash.push(raw);
         while self.memory > self.limits.memory_bytes {
-            let Some(largest) = self.streams.values_mut().max_by_key(|stream| stream.spool.memory()) else {
+            let Some(largest) = self.streams.values_mut().max_by_key(|stream| stream.stash.memory()) else {
                 break;
             };
-            self.memory -= largest.spool.memory();
-            largest.spool.spill(&self.limits.directory).map_err(|error| self.cannot_spool(error))?;
+            self.memory -= largest.stash.memory();
+            largest.stash.spill(&self.limits.directory).map_err(|error| self.cannot_stash(error))?;
         }
         Ok(())
     }
@@ -183,19 +183,20 @@ impl Assembler {
 
     fn forget(&mut self, xid: Xid) -> Option<Stream> {
         let stream = self.streams.remove(&xid)?;
-        self.memory -= stream.spool.memory();
+        self.memory -= stream.stash.memory();
         Some(stream)
     }
 
     fn replay(&mut self, commit: StreamCommit, sink: &mut impl Sink) -> Result<()> {
         // A transaction whose every block was empty has nothing kept; its commit still moves the positions.
-        let Stream { spool, aborted } = self.forget(commit.xid).unwrap_or_default();
+        let Stream { stash, aborted } = self.forget(commit.xid).unwrap_or_default();
         let (xid, final_lsn, commit_time) = (commit.xid, commit.commit_lsn, commit.commit_time);
         sink.event(Event::Begin(SourceTransaction { xid, final_lsn, commit_time }))?;
         let mut decoder = Decoder::inside(self.version, commit.xid);
-        let mut replay = spool.replay().map_err(|error| self.cannot_spool(error))?;
-        while let Some(raw) = replay.next().map_err(|error| self.cannot_spool(error))? {
-            let message = decoder.decode(raw).map_err(|error| broken("decode the spool").because(error))?;
+        let mut replay = stash.replay().map_err(|error| self.cannot_stash(error))?;
+        while let Some(raw) = replay.next().map_err(|error| self.cannot_stash(error))? {
+            let message =
+                decoder.decode(raw).map_err(|error| broken("decode what was laid aside").because(error))?;
             let Some((subxid, event)) = change(message) else {
                 return Err(broken("replay what is not a change"));
             };
@@ -206,10 +207,10 @@ impl Assembler {
         sink.event(Event::Commit { end_lsn: commit.end_lsn })
     }
 
-    fn cannot_spool(&self, error: io::Error) -> Error {
+    fn cannot_stash(&self, error: io::Error) -> Error {
         Error::new(
             ErrorKind::Local,
-            format!("spool streamed transactions in {}", self.limits.directory.display()),
+            format!("lay streamed transactions aside in {}", self.limits.directory.display()),
         )
         .hint("Give it more disk space, or point TMPDIR at a larger file system.")
         .because(error)

@@ -12,7 +12,7 @@
 //!
 //! ```text
 //!   StreamItem ─▶ assemble ─▶ relations, change ─▶ group ─▶ plan ─▶ write ═▶ writer ─▶ lane ─▶ target
-//!                  (spool)     (table, key)                (compact) (statement, encode)
+//!                  (stash)     (table, key)                (compact) (statement, encode)
 //!   ╰───────────────────── thread "pgstream-plan" ──────────────────╯      ╰──── a task ────╯
 //! ```
 //! Everything left of `═▶` is synchronous and knows no socket; the lane is the only thing that does.
@@ -39,7 +39,7 @@ mod rehearsal;
 mod relations;
 #[cfg(test)]
 mod sample;
-mod spool;
+mod stash;
 mod statement;
 mod stats;
 mod table;

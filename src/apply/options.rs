@@ -32,9 +32,9 @@ pub struct ApplyOptions {
     /// Bytes of items that may wait to be decoded.
     pub input_bytes: usize,
     /// Bytes of memory for transactions that are still streamed; beyond it they go to files.
-    pub spool_memory_bytes: usize,
+    pub stash_memory_bytes: usize,
     /// Where those files are made.
-    pub spool_directory: PathBuf,
+    pub stash_directory: PathBuf,
 }
 
 impl ApplyOptions {
@@ -52,8 +52,8 @@ impl ApplyOptions {
             search_path: None,
             bounds: GroupBounds::default(),
             input_bytes: 8 << 20,
-            spool_memory_bytes: 16 << 20,
-            spool_directory: std::env::temp_dir(),
+            stash_memory_bytes: 16 << 20,
+            stash_directory: std::env::temp_dir(),
         }
     }
 }

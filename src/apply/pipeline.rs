@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
 
-use super::assemble::{Assembler, SpoolLimits};
+use super::assemble::{Assembler, StashLimits};
 use super::checkpoint::Checkpoint;
 use super::group::Group;
 use super::input::ApplyInput;
@@ -97,7 +97,7 @@ impl Applier {
             sent: 0,
         };
         let limits =
-            SpoolLimits { memory_bytes: options.spool_memory_bytes, directory: options.spool_directory };
+            StashLimits { memory_bytes: options.stash_memory_bytes, directory: options.stash_directory };
         let planner = Planner {
             input: deliveries,
             assembler: Assembler::new(options.protocol_version, limits),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
-use super::assemble::{Assembler, SpoolLimits};
+use super::assemble::{Assembler, StashLimits};
 use super::group::{Group, GroupBounds};
 use super::operator::TargetFacts;
 use super::planner::{Desk, Outlet};
@@ -73,7 +73,7 @@ impl Rehearsal {
         let reporter = Arc::new(Reporter::starting_at(Lsn::ZERO));
         // Positions are asserted against what has been received: here, everything.
         reporter.received(Lsn::new(u64::MAX));
-        let limits = SpoolLimits { memory_bytes: usize::MAX, directory: std::env::temp_dir() };
+        let limits = StashLimits { memory_bytes: usize::MAX, directory: std::env::temp_dir() };
         Ok(Rehearsal {
             assembler: Assembler::new(protocol_version, limits),
             desk: Desk::new(relations, Group::new(bounds), Lsn::ZERO, reporter, out),

@@ -202,7 +202,7 @@ async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<Ap
     options.replica_role = define::replica_role(run).await?;
     options.search_path = Some(source_search_path(&run.source).await?);
     if let Some(directory) = &run.options.work_dir {
-        options.spool_directory.clone_from(directory);
+        options.stash_directory.clone_from(directory);
     }
     Ok(options)
 }

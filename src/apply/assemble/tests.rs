@@ -99,7 +99,7 @@ fn commit(lsn: u64) -> Message {
 }
 
 fn assemble(memory_bytes: usize, messages: impl IntoIterator<Item = Message>) -> Result<Vec<Committed>> {
-    let limits = SpoolLimits { memory_bytes, directory: std::env::temp_dir() };
+    let limits = StashLimits { memory_bytes, directory: std::env::temp_dir() };
     let mut assembler = Assembler::new(VERSION, limits);
     let mut collector = Collector::default();
     for message in messages {

@@ -231,7 +231,7 @@ async fn rolled_back_savepoints_of_streamed_transactions_leave_nothing() {
     let items = stage.items().await;
     assert!(has_message(&items, b'S') && has_message(&items, b'A'), "the transactions were streamed");
     let mut options = stage.options().await;
-    options.spool_memory_bytes = 10_000;
+    options.stash_memory_bytes = 10_000;
     options.bounds = GroupBounds { changes: 700, ..GroupBounds::default() };
     let applier = Applier::start(options).await.unwrap();
     applier.input().send(items).await.unwrap();

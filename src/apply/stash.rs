@@ -17,13 +17,13 @@ const HEADER_BYTES: usize = 4;
 
 /// Messages in the order in which they came.
 #[derive(Debug, Default)]
-pub(super) struct Spool {
+pub(super) struct Stash {
     /// What came since the last spill.
     tail: BytesMut,
     file: Option<File>,
 }
 
-impl Spool {
+impl Stash {
     /// Adds a message; returns how many bytes of memory it took.
     pub(super) fn push(&mut self, message: &[u8]) -> usize {
         let length = u32::try_from(message.len()).expect("the server's messages are below 1 GB");
@@ -53,7 +53,7 @@ impl Spool {
 
     /// Reads the messages back, in order.
     pub(super) fn replay(self) -> io::Result<Replay> {
-        let Spool { tail, mut file } = self;
+        let Stash { tail, mut file } = self;
         if let Some(file) = &mut file {
             file.seek(SeekFrom::Start(0))?;
         }
@@ -61,7 +61,7 @@ impl Spool {
     }
 }
 
-/// Walks the messages of a [`Spool`].
+/// Walks the messages of a [`Stash`].
 #[derive(Debug)]
 pub(super) struct Replay {
     buffer: BytesMut,
@@ -108,8 +108,8 @@ impl Replay {
 mod tests {
     use super::*;
 
-    fn read_all(spool: Spool) -> Vec<Bytes> {
-        let mut replay = spool.replay().unwrap();
+    fn read_all(stash: Stash) -> Vec<Bytes> {
+        let mut replay = stash.replay().unwrap();
         std::iter::from_fn(|| replay.next().unwrap()).collect()
     }
 
@@ -117,19 +117,19 @@ mod tests {
     fn gives_back_what_was_spilled_before_what_was_not() {
         let messages: Vec<Vec<u8>> =
             [0, 1, 70_000, 600_000, 3].iter().map(|length| vec![b'x'; *length]).collect();
-        let mut spool = Spool::default();
+        let mut stash = Stash::default();
         for (at, message) in messages.iter().enumerate() {
-            spool.push(message);
+            stash.push(message);
             if at == 1 || at == 3 {
-                spool.spill(&std::env::temp_dir()).unwrap();
-                assert_eq!(spool.memory(), 0);
+                stash.spill(&std::env::temp_dir()).unwrap();
+                assert_eq!(stash.memory(), 0);
             }
         }
-        assert_eq!(read_all(spool), messages);
+        assert_eq!(read_all(stash), messages);
     }
 
     #[test]
-    fn an_empty_spool_has_no_messages() {
-        assert!(read_all(Spool::default()).is_empty());
+    fn an_empty_stash_has_no_messages() {
+        assert!(read_all(Stash::default()).is_empty());
     }
 }
