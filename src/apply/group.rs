@@ -15,14 +15,14 @@ use super::change::Step;
 use super::event::SourceTransaction;
 use crate::pg::{Lsn, PgTimestamp};
 
-/// When a group is full.
+/// When a group is full; where each group costs much by itself, several times as much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupBounds {
     /// Changes.
     pub changes: usize,
     /// Bytes of the source's messages.
     pub bytes: usize,
-    /// Time since its first change.
+    /// Time since its first commit, after which it waits for the writer rather than for more.
     pub age: Duration,
 }
 
@@ -60,6 +60,7 @@ pub(super) struct Group {
     steps: Vec<Step>,
     transactions: Vec<SourceTransaction>,
     bytes: usize,
+    /// Since when there is a whole transaction.
     since: Option<Instant>,
     boundary: Option<Boundary>,
     /// Changes of the open transaction that were handed over already.
@@ -100,15 +101,19 @@ impl Group {
         u32::try_from(self.transactions.len().saturating_sub(1)).unwrap_or(u32::MAX)
     }
 
+    /// From now on groups may have these bounds.
+    pub(super) fn set_bounds(&mut self, bounds: GroupBounds) {
+        self.bounds = bounds;
+    }
+
     /// A change of the transaction that goes on.
-    pub(super) fn push(&mut self, step: Step, bytes: usize, now: Instant) {
-        self.since.get_or_insert(now);
+    pub(super) fn push(&mut self, step: Step, bytes: usize) {
         self.steps.push(step);
         self.bytes += bytes;
     }
 
     /// The transaction that goes on has ended.
-    pub(super) fn commit(&mut self, end_lsn: Lsn) {
+    pub(super) fn commit(&mut self, end_lsn: Lsn, now: Instant) {
         let before = self.boundary;
         let first_step = before.map_or(0, |before| before.steps);
         let is_empty = self.steps.len() == first_step && (self.parts.is_none() || before.is_some());
@@ -118,6 +123,7 @@ impl Group {
             self.transactions.pop();
             return;
         }
+        self.since.get_or_insert(now);
         self.boundary = Some(Boundary {
             steps: self.steps.len(),
             end_lsn,
@@ -137,28 +143,27 @@ impl Group {
         self.boundary.is_none() && self.parts.is_none()
     }
 
-    /// When the group is to be handed over at the latest.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.since.filter(|_| self.has_whole()).map(|since| since + self.bounds.age)
+    /// When the writer need not be idle any more to be given the group.
+    pub(super) fn ripe_at(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.bounds.age)
     }
 
-    /// Whether it is time to hand over, whether or not the writer waits for it.
-    pub(super) fn is_full(&self, now: Instant) -> bool {
-        self.steps.len() >= self.bounds.changes
-            || self.bytes >= self.bounds.bytes
-            || self.deadline().is_some_and(|deadline| now >= deadline)
+    /// Whether it is time to hand over, even if that means to wait for the writer.
+    pub(super) fn is_full(&self) -> bool {
+        self.steps.len() >= self.bounds.changes || self.bytes >= self.bounds.bytes
     }
 
     /// The whole transactions; else, if the bounds are reached, a part of the open one; else nothing.
-    pub(super) fn take(&mut self, now: Instant) -> Option<Chunk> {
+    pub(super) fn take(&mut self) -> Option<Chunk> {
+        self.since = None;
         match self.boundary.take() {
-            Some(boundary) => Some(self.take_whole(boundary, now)),
-            None if self.is_full(now) => Some(self.take_part()),
+            Some(boundary) => Some(self.take_whole(boundary)),
+            None if self.is_full() => Some(self.take_part()),
             None => None,
         }
     }
 
-    fn take_whole(&mut self, boundary: Boundary, now: Instant) -> Chunk {
+    fn take_whole(&mut self, boundary: Boundary) -> Chunk {
         let mut rest = self.steps.split_off(boundary.steps);
         let steps = std::mem::take(&mut self.steps);
         let changes = self.parts.take().unwrap_or(0) + steps.len() as u64;
@@ -169,7 +174,6 @@ impl Group {
         for step in &mut rest {
             step.set_transaction(0);
         }
-        self.since = (!rest.is_empty()).then_some(now);
         self.steps = rest;
         self.bytes -= boundary.bytes;
         let end = GroupEnd {
@@ -184,7 +188,7 @@ impl Group {
     fn take_part(&mut self) -> Chunk {
         let steps = std::mem::take(&mut self.steps);
         *self.parts.get_or_insert(0) += steps.len() as u64;
-        (self.bytes, self.since) = (0, None);
+        self.bytes = 0;
         Chunk { steps, transactions: self.transactions.clone(), end: None }
     }
 }
@@ -210,7 +214,7 @@ mod tests {
     fn change(group: &mut Group) {
         let op = Op::Insert { new: texts(&[Some("1"), Some("a"), Some("b")]) };
         let step = Step::Row(Change { table: Arc::clone(&keyed()), transaction: group.transaction(), op });
-        group.push(step, 10, Instant::now());
+        group.push(step, 10);
     }
 
     #[test]
@@ -218,15 +222,15 @@ mod tests {
         let mut group = group(100);
         begin(&mut group, 1);
         change(&mut group);
-        group.commit(Lsn::new(5));
+        group.commit(Lsn::new(5), Instant::now());
         begin(&mut group, 2);
         change(&mut group);
         change(&mut group);
-        let first = group.take(Instant::now()).unwrap();
+        let first = group.take().unwrap();
         assert_eq!((first.steps.len(), first.end.unwrap().end_lsn), (1, Lsn::new(5)));
-        assert!(group.take(Instant::now()).is_none());
-        group.commit(Lsn::new(9));
-        let second = group.take(Instant::now()).unwrap();
+        assert!(group.take().is_none());
+        group.commit(Lsn::new(9), Instant::now());
+        let second = group.take().unwrap();
         assert_eq!(second.steps.len(), 2);
         assert_eq!(second.transactions[0].xid, Xid::new(2));
         assert!(matches!(&second.steps[0], Step::Row(change) if change.transaction == 0));
@@ -237,13 +241,13 @@ mod tests {
         let mut group = group(2);
         begin(&mut group, 1);
         change(&mut group);
-        assert!(group.take(Instant::now()).is_none());
+        assert!(group.take().is_none());
         change(&mut group);
-        let part = group.take(Instant::now()).unwrap();
+        let part = group.take().unwrap();
         assert_eq!((part.steps.len(), part.end), (2, None));
         assert!(!group.is_idle());
-        group.commit(Lsn::new(7));
-        let last = group.take(Instant::now()).unwrap();
+        group.commit(Lsn::new(7), Instant::now());
+        let last = group.take().unwrap();
         assert_eq!((last.steps.len(), last.end.unwrap().changes), (0, 2));
         assert!(group.is_idle());
     }
@@ -252,11 +256,11 @@ mod tests {
     fn a_transaction_that_changed_nothing_leaves_no_trace() {
         let mut group = group(2);
         begin(&mut group, 1);
-        group.commit(Lsn::new(5));
-        assert!(group.is_idle() && group.take(Instant::now()).is_none());
+        group.commit(Lsn::new(5), Instant::now());
+        assert!(group.is_idle() && group.take().is_none());
         begin(&mut group, 2);
         change(&mut group);
-        group.commit(Lsn::new(8));
-        assert_eq!(group.take(Instant::now()).unwrap().transactions.len(), 1);
+        group.commit(Lsn::new(8), Instant::now());
+        assert_eq!(group.take().unwrap().transactions.len(), 1);
     }
 }

@@ -5,13 +5,13 @@
 //! is the one that counts.
 
 use std::collections::{HashMap, VecDeque};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
 use bytes::Bytes;
 use futures_util::SinkExt;
 use tokio_postgres::types::FromSql;
-use tokio_postgres::{Client, Row, Statement};
+use tokio_postgres::{Client, CopyInSink, Row, Statement};
 
 use super::write::{Body, Payload, Touches, Write};
 use crate::catalog::ReplicaRole;
@@ -134,11 +134,20 @@ impl Lane {
                     let sent = execute(client, statement, parameters);
                     flight.launch(Some(at), write.touches, write.bytes(), sent).await;
                 }
-                // COPY is a conversation of its own: nothing else may be under way.
+                // Rows may be sent when the server has agreed to take them; what follows them need not wait.
                 Body::Copy(rows) => {
+                    flight.make_room().await?;
+                    let mut opening = Box::pin(client.copy_in::<_, Bytes>(statement));
+                    let early = poll_once(opening.as_mut()).await;
                     flight.land_all().await?;
-                    let copied = copy(client, statement, rows.clone()).await;
-                    check(Some(at), write.touches, copied)?;
+                    let opened = match early {
+                        Some(early) => early,
+                        None => opening.await,
+                    };
+                    let copying = async { fill(opened?, rows.clone()).await };
+                    let mut sink = copying.await.map_err(|error| Fault::server(Some(at), error))?;
+                    let sent = async move { sink.as_mut().finish().await };
+                    flight.launch(Some(at), write.touches, rows.len(), sent).await;
                 }
             }
         }
@@ -160,12 +169,25 @@ async fn execute(
     client.execute_raw(statement, parameters).await
 }
 
-async fn copy(client: &Client, statement: &Statement, mut rows: Bytes) -> Result<u64, tokio_postgres::Error> {
-    let mut sink = pin!(client.copy_in::<_, Bytes>(statement).await?);
+/// Sends the rows; what is still to come is the end of the COPY.
+async fn fill(
+    sink: CopyInSink<Bytes>,
+    mut rows: Bytes,
+) -> Result<Pin<Box<CopyInSink<Bytes>>>, tokio_postgres::Error> {
+    let mut sink = Box::pin(sink);
     while !rows.is_empty() {
         sink.send(rows.split_to(rows.len().min(COPY_DATA_BYTES))).await?;
     }
-    sink.finish().await
+    sink.flush().await?;
+    Ok(sink)
+}
+
+/// Starts a future: tokio-postgres sends a request when its future is first polled.
+async fn poll_once<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Option<T> {
+    match futures_util::poll!(future) {
+        Poll::Ready(early) => Some(early),
+        Poll::Pending => None,
+    }
 }
 
 fn check(
@@ -197,7 +219,7 @@ struct Airborne<'a> {
 }
 
 impl<'a> Flight<'a> {
-    /// Sends a statement: tokio-postgres does so when its future is first polled.
+    /// Sends a statement.
     async fn launch(
         &mut self,
         at: Option<usize>,
@@ -206,7 +228,7 @@ impl<'a> Flight<'a> {
         statement: impl Future<Output = Result<u64, tokio_postgres::Error>> + Send + 'a,
     ) {
         let mut answer: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(statement);
-        if let Poll::Ready(early) = futures_util::poll!(answer.as_mut()) {
+        if let Some(early) = poll_once(answer.as_mut()).await {
             answer = Box::pin(std::future::ready(early));
         }
         self.bytes += bytes;

@@ -42,6 +42,7 @@ mod sample;
 mod stash;
 mod statement;
 mod stats;
+mod stretch;
 mod table;
 mod watermark;
 mod write;

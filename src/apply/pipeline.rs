@@ -23,20 +23,16 @@ use tracing::Instrument as _;
 
 use super::assemble::{Assembler, StashLimits};
 use super::checkpoint::Checkpoint;
-use super::group::Group;
 use super::input::ApplyInput;
 use super::lane::Lane;
 use super::operator::TargetFacts;
 use super::options::ApplyOptions;
-use super::planner::{Desk, Outlet, Planner};
+use super::planner::{Desk, ORDERS_MAX, Outlet, Planner};
 use super::positions::{Positions, Reporter};
 use super::relations::Relations;
 use super::stats::ApplyStats;
-use super::writer::Writer;
+use super::writer::{Done, Writer};
 use crate::error::{Error, ErrorKind, Result};
-
-/// Orders that wait for the writer: one, so that it never waits for planning.
-const ORDERS_MAX: usize = 1;
 
 /// Applies one stream to one target. Dropping it stops everything; what was not committed is rolled back.
 #[derive(Debug)]
@@ -86,22 +82,16 @@ impl Applier {
         let outcome = Arc::new(Outcome::default());
         let (input, deliveries) = ApplyInput::new(options.input_bytes, outcome.stop.subscribe());
         let (orders, to_write) = mpsc::channel(ORDERS_MAX);
-        let done = watch::Sender::new(0);
+        let done = watch::Sender::new(Done::default());
 
         let relations = Relations::new(options.tables, facts, options.watermarks);
-        let out = Outlet {
-            orders,
-            runtime: Handle::current(),
-            done: done.subscribe(),
-            stop: outcome.stop.subscribe(),
-            sent: 0,
-        };
+        let out = Outlet::new(orders, done.subscribe(), outcome.stop.subscribe(), Handle::current());
         let limits =
             StashLimits { memory_bytes: options.stash_memory_bytes, directory: options.stash_directory };
         let planner = Planner {
             input: deliveries,
             assembler: Assembler::new(options.protocol_version, limits),
-            desk: Desk::new(relations, Group::new(options.bounds), options.start, Arc::clone(&reporter), out),
+            desk: Desk::new(relations, options.bounds, options.start, Arc::clone(&reporter), out),
         };
         let writer = Writer::new(lane, checkpoint, Arc::clone(&reporter), Arc::clone(&stats), done);
 

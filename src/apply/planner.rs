@@ -5,7 +5,8 @@
 //! nothing, as that transaction's commit may lie before it (P19).
 //!
 //! A group is handed over when the writer is idle and no input waits, so that a stream that keeps up is
-//! applied at once; else at its bounds, so that one that lags is applied in large groups.
+//! applied at once; else, after a moment, when the writer can take one more, so that it is planned while the
+//! one before is written; and at its bounds in any case, so that a stream that lags is applied in large groups.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,17 +17,21 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use super::assemble::{Assembler, Sink};
 use super::change::{Cascade, Change, Restart, Step, Truncation, identify};
 use super::event::{Event, RowEvent, SourceTransaction};
-use super::group::Group;
+use super::group::{Group, GroupBounds};
 use super::input::Delivery;
 use super::plan::plan;
 use super::positions::Reporter;
 use super::relations::Relations;
+use super::stretch::{Cost, Stretch};
 use super::write::writes;
-use super::writer::Order;
+use super::writer::{Done, Order};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, RelationId};
 use crate::pgoutput::Truncate;
 use crate::replication::StreamItem;
+
+/// Orders that wait for the writer: one, so that it never waits for planning.
+pub(super) const ORDERS_MAX: usize = 1;
 
 /// The planner: its input, the assembler, and the desk where groups are made.
 pub(super) struct Planner {
@@ -87,16 +92,22 @@ impl Planner {
         let Planner { input, desk, .. } = self;
         let Desk { out, group, .. } = desk;
         let has_work = group.has_whole() || group.is_idle() && desk.handled > desk.told;
-        if has_work && out.is_writer_idle() {
+        if has_work && out.pending() == 0 {
             return Wake::HandOver;
         }
-        let deadline = group.deadline();
+        let ripe = group.ripe_at();
         let Outlet { runtime, done, stop, sent, .. } = out;
+        let sent = *sent;
+        let mut room = done.clone();
         runtime.block_on(async {
             tokio::select! {
                 delivery = input.recv() => delivered(delivery),
-                _ = done.wait_for(|done| done == sent), if has_work => Wake::HandOver,
-                () = until(deadline) => Wake::HandOver,
+                _ = done.wait_for(|done| done.orders == sent), if has_work => Wake::HandOver,
+                // With one order at work there is room for another behind it.
+                _ = async {
+                    until(ripe).await;
+                    room.wait_for(|done| done.orders + 1 >= sent).await
+                } => Wake::HandOver,
                 _ = stop.wait_for(|stop| *stop) => Wake::Stop,
             }
         })
@@ -130,17 +141,11 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// Whether a group may wait for more.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Urgency {
-    Now,
-    WhenFull,
-}
-
 /// Makes groups of committed transactions and hands them over.
 pub(super) struct Desk {
     relations: Relations,
     group: Group,
+    stretch: Stretch,
     /// Transactions that committed before this are on the target.
     progress: Lsn,
     current: Current,
@@ -164,13 +169,14 @@ enum Current {
 impl Desk {
     pub(super) fn new(
         relations: Relations,
-        group: Group,
+        bounds: GroupBounds,
         progress: Lsn,
         reporter: Arc<Reporter>,
         out: Outlet,
     ) -> Desk {
         let (handled, told, current) = (progress, progress, Current::None);
-        Desk { relations, group, progress, current, handled, told, reporter, out }
+        let (group, stretch) = (Group::new(bounds), Stretch::from(bounds));
+        Desk { relations, group, stretch, progress, current, handled, told, reporter, out }
     }
 
     fn advance(&mut self, handled: Lsn) {
@@ -218,22 +224,29 @@ impl Desk {
 
     fn push(&mut self, step: Step) -> Result<()> {
         let bytes = step.bytes();
-        self.group.push(step, bytes, Instant::now());
-        self.hand_over(Urgency::WhenFull)
+        self.group.push(step, bytes);
+        match self.group.is_full() {
+            true => self.hand_over_now(),
+            false => Ok(()),
+        }
     }
 
-    /// Gives the writer what is ready, whether or not a group is full.
-    pub(super) fn hand_over_now(&mut self) -> Result<()> {
-        self.hand_over(Urgency::Now)
+    /// A transaction has ended: gives the writer what is ready, if it is time for that.
+    fn hand_over_due(&mut self, now: Instant) -> Result<()> {
+        let is_ripe = self.group.ripe_at().is_some_and(|ripe| ripe <= now);
+        match self.group.is_full() || is_ripe && self.out.pending() <= ORDERS_MAX as u64 {
+            true => self.hand_over_now(),
+            false => Ok(()),
+        }
     }
 
     /// Gives the writer what is ready: changes, else a position.
-    fn hand_over(&mut self, urgency: Urgency) -> Result<()> {
-        let now = Instant::now();
-        if urgency == Urgency::WhenFull && !self.group.is_full(now) {
-            return Ok(());
+    pub(super) fn hand_over_now(&mut self) -> Result<()> {
+        if let Some(cost) = self.out.cost() {
+            self.stretch.observe(cost);
+            self.group.set_bounds(self.stretch.bounds());
         }
-        if let Some(chunk) = self.group.take(now) {
+        if let Some(chunk) = self.group.take() {
             let writes = plan(&chunk.steps).iter().flat_map(writes).collect();
             if chunk.end.is_some() {
                 self.told = self.handled;
@@ -277,12 +290,13 @@ impl Sink for Desk {
             }
             (Event::Row { .. } | Event::Truncate(_), Current::Skipped | Current::None) => Ok(()),
             (Event::Commit { end_lsn }, current) => {
+                let now = Instant::now();
                 if let Current::Applied(_) = current {
-                    self.group.commit(end_lsn);
+                    self.group.commit(end_lsn, now);
                 }
                 self.current = Current::None;
                 self.advance(end_lsn);
-                self.hand_over(Urgency::WhenFull)
+                self.hand_over_due(now)
             }
         }
     }
@@ -290,17 +304,35 @@ impl Sink for Desk {
 
 /// The way to the writer, from a thread.
 pub(super) struct Outlet {
-    pub(super) orders: mpsc::Sender<Order>,
-    pub(super) runtime: Handle,
-    /// Orders that the writer has carried out.
-    pub(super) done: watch::Receiver<u64>,
-    pub(super) stop: watch::Receiver<bool>,
-    pub(super) sent: u64,
+    orders: mpsc::Sender<Order>,
+    runtime: Handle,
+    done: watch::Receiver<Done>,
+    stop: watch::Receiver<bool>,
+    sent: u64,
+    /// How many were carried out when last asked for their cost.
+    asked: u64,
 }
 
 impl Outlet {
-    fn is_writer_idle(&self) -> bool {
-        *self.done.borrow() == self.sent
+    pub(super) fn new(
+        orders: mpsc::Sender<Order>,
+        done: watch::Receiver<Done>,
+        stop: watch::Receiver<bool>,
+        runtime: Handle,
+    ) -> Outlet {
+        Outlet { orders, runtime, done, stop, sent: 0, asked: 0 }
+    }
+
+    /// Orders that the writer has not carried out yet.
+    fn pending(&self) -> u64 {
+        self.sent - self.done.borrow().orders
+    }
+
+    /// What the last group has cost, once for each.
+    fn cost(&mut self) -> Option<Cost> {
+        let Done { orders, cost } = *self.done.borrow();
+        let is_news = orders > std::mem::replace(&mut self.asked, orders);
+        cost.filter(|_| is_news)
     }
 
     /// Waits until the writer takes the order.

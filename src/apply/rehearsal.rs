@@ -10,12 +10,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::assemble::{Assembler, StashLimits};
-use super::group::{Group, GroupBounds};
+use super::group::GroupBounds;
 use super::operator::TargetFacts;
 use super::planner::{Desk, Outlet};
 use super::positions::Reporter;
 use super::relations::{Relations, TableWatermarks};
-use super::writer::Order;
+use super::writer::{Done, Order};
 use crate::catalog::Table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Lsn;
@@ -32,7 +32,7 @@ pub struct Rehearsal {
     rehearsed: Rehearsed,
     /// Wakes nobody; the desk's way out needs it.
     _runtime: Runtime,
-    _done: watch::Sender<u64>,
+    _done: watch::Sender<Done>,
     _stop: watch::Sender<bool>,
 }
 
@@ -59,14 +59,8 @@ impl Rehearsal {
             .build()
             .map_err(|cause| Error::new(ErrorKind::Local, "rehearse applying").because(cause))?;
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
-        let (done, stop) = (watch::Sender::new(0), watch::Sender::new(false));
-        let out = Outlet {
-            orders: sender,
-            runtime: runtime.handle().clone(),
-            done: done.subscribe(),
-            stop: stop.subscribe(),
-            sent: 0,
-        };
+        let (done, stop) = (watch::Sender::new(Done::default()), watch::Sender::new(false));
+        let out = Outlet::new(sender, done.subscribe(), stop.subscribe(), runtime.handle().clone());
         let watermarks: TableWatermarks =
             tables.iter().map(|table| (table.name.clone(), Lsn::ZERO)).collect();
         let relations = Relations::new(tables, TargetFacts::default(), watermarks);
@@ -76,7 +70,7 @@ impl Rehearsal {
         let limits = StashLimits { memory_bytes: usize::MAX, directory: std::env::temp_dir() };
         Ok(Rehearsal {
             assembler: Assembler::new(protocol_version, limits),
-            desk: Desk::new(relations, Group::new(bounds), Lsn::ZERO, reporter, out),
+            desk: Desk::new(relations, bounds, Lsn::ZERO, reporter, out),
             orders,
             rehearsed: Rehearsed::default(),
             _runtime: runtime,

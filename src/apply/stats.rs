@@ -80,7 +80,8 @@ impl ApplyStats {
         self.fallbacks[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count(&self, tally: &Tally, transactions: u64, micros: u64) {
+    pub(super) fn count(&self, tally: &Tally, transactions: u64, elapsed: Duration) {
+        let micros = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX);
         let counts = [
             (&self.transactions, transactions),
             (&self.inserts, tally.inserts),
@@ -95,7 +96,7 @@ impl ApplyStats {
         }
         if let Some(metrics) = self.observer.get() {
             let changes = tally.inserts + tally.updates + tally.deletes + tally.truncates;
-            metrics.apply_group(ApplyGroup { changes, elapsed: Duration::from_micros(micros) });
+            metrics.apply_group(ApplyGroup { changes, elapsed });
         }
     }
 }

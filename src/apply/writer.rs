@@ -11,7 +11,7 @@
 //! ```
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -23,7 +23,8 @@ use super::lane::{Fault, Lane};
 use super::plan::{Planned, plan_exactly};
 use super::positions::Reporter;
 use super::stats::{ApplyStats, Tally};
-use super::write::{Write, writes};
+use super::stretch::Cost;
+use super::write::{Body, Write, writes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Lsn;
 
@@ -48,14 +49,22 @@ pub(super) enum Order {
     Position(Lsn),
 }
 
+/// What the writer has done so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Done {
+    /// Orders carried out.
+    pub(super) orders: u64,
+    /// Of the last group.
+    pub(super) cost: Option<Cost>,
+}
+
 /// Applies orders on one lane.
 pub(super) struct Writer {
     lane: Lane,
     checkpoint: Checkpoint,
     reporter: Arc<Reporter>,
     stats: Arc<ApplyStats>,
-    /// Orders carried out so far.
-    done: watch::Sender<u64>,
+    done: watch::Sender<Done>,
     open: Option<Open>,
 }
 
@@ -95,7 +104,7 @@ impl Writer {
         checkpoint: Checkpoint,
         reporter: Arc<Reporter>,
         stats: Arc<ApplyStats>,
-        done: watch::Sender<u64>,
+        done: watch::Sender<Done>,
     ) -> Writer {
         Writer { lane, checkpoint, reporter, stats, done, open: None }
     }
@@ -107,11 +116,14 @@ impl Writer {
     /// `Connect` if the connection is lost: whether the last group was committed, the progress row tells.
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
         while let Some(order) = orders.recv().await {
-            match order {
-                Order::Position(handled) => self.reporter.applied(handled, None),
+            let cost = match order {
+                Order::Position(handled) => {
+                    self.reporter.applied(handled, None);
+                    None
+                }
                 Order::Chunk { chunk, writes, handled } => self.chunk(&chunk, &writes, handled).await?,
-            }
-            self.done.send_modify(|done| *done += 1);
+            };
+            self.done.send_modify(|done| *done = Done { orders: done.orders + 1, cost: cost.or(done.cost) });
         }
         if self.open.take().is_some() {
             self.rollback().await?;
@@ -119,13 +131,14 @@ impl Writer {
         Ok(())
     }
 
-    async fn chunk(&mut self, chunk: &Chunk, writes: &[Write], handled: Lsn) -> Result<()> {
+    /// The cost of the group that ends with the chunk.
+    async fn chunk(&mut self, chunk: &Chunk, writes: &[Write], handled: Lsn) -> Result<Option<Cost>> {
         // Chunks before this one are gone; only a group's first can begin the group again.
         let is_first = self.open.is_none();
         let mut attempt = 1;
-        loop {
+        let committing = loop {
             match self.attempt(chunk, writes).await {
-                Ok(()) => break,
+                Ok(committing) => break committing,
                 Err(Failure::Contention(error)) if is_first && attempt < ATTEMPTS_MAX => {
                     tracing::warn!(lane = self.checkpoint.lane().get(), attempt, sqlstate = ?error.sqlstate(),
                         "a group is tried again: another session holds what it needs");
@@ -136,21 +149,23 @@ impl Writer {
                 }
                 Err(failure) => return Err(failure.into_error()),
             }
-        }
-        let Some(end) = &chunk.end else { return Ok(()) };
+        };
+        let Some(end) = &chunk.end else { return Ok(None) };
         self.checkpoint.advanced(end);
-        if let Some(open) = self.open.take() {
-            let micros = u64::try_from(open.since.elapsed().as_micros()).unwrap_or(u64::MAX);
-            self.stats.count(&open.tally, end.transactions, micros);
-            tracing::debug!(lsn = %end.end_lsn, transactions = end.transactions, changes = end.changes,
-                elapsed_ms = micros / 1000, "group committed");
-        }
         self.reporter.applied(handled, Some(end.commit_time));
-        Ok(())
+        let Some(open) = self.open.take() else { return Ok(None) };
+        let elapsed = open.since.elapsed();
+        self.stats.count(&open.tally, end.transactions, elapsed);
+        tracing::debug!(lsn = %end.end_lsn, transactions = end.transactions, changes = end.changes,
+            elapsed_ms = elapsed.as_millis() as u64, "group committed");
+        // COMMIT is a bare round trip; so long a group waits at each of its other stops as well.
+        let stops = 2 + writes.iter().filter(|write| matches!(write.body, Body::Copy(_))).count();
+        let fixed = committing * u32::try_from(stops).unwrap_or(u32::MAX);
+        Ok(Some(Cost { fixed: fixed.min(elapsed), elapsed, changes: end.changes }))
     }
 
-    /// One try of a chunk, and of the commit if it is the group's last.
-    async fn attempt(&mut self, chunk: &Chunk, writes: &[Write]) -> Result<(), Failure> {
+    /// One try of a chunk, and of the commit if it is the group's last; how long that took.
+    async fn attempt(&mut self, chunk: &Chunk, writes: &[Write]) -> Result<Duration, Failure> {
         let prologue = if self.open.is_none() { BEGIN } else { NEXT };
         let open = self.open.get_or_insert_with(|| Open { since: Instant::now(), tally: Tally::default() });
         open.tally.add(&chunk.steps);
@@ -185,10 +200,12 @@ impl Writer {
             },
             Err(fault) => return Err(self.bookkeeping_failed(fault)),
         }
+        let since = Instant::now();
         match &chunk.end {
-            Some(end) => self.commit(end).await,
-            None => self.bare(RELEASE, "go on with a large transaction").await,
+            Some(end) => self.commit(end).await?,
+            None => self.bare(RELEASE, "go on with a large transaction").await?,
         }
+        Ok(since.elapsed())
     }
 
     /// The exact way: every change by itself, in order, from the chunk's savepoint on.
