@@ -5,8 +5,8 @@ use std::path::Path;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pgstream::catalog::{
-    Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table, TableKind,
-    TransferType, TypeKind,
+    BinaryForm, Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table,
+    TableKind, TransferType, TypeKind,
 };
 use pgstream::pg::{Identifier, Lsn, Oid, PgTimestamp, QualifiedName, RelationId, Xid};
 use pgstream::pgoutput::{
@@ -151,6 +151,7 @@ fn target_column(number: i16, (name, type_oid): &(&str, u32)) -> Column {
         base_kind: TypeKind::Base,
         array_oid: Some(Oid::new(array_oid)),
         transfer: TransferType::BinarySafe,
+        binary: BinaryForm::Reads { extensions: vec![] },
         not_null: number == 1,
         generated: Generated::No,
         identity: IdentityColumn::No,

@@ -77,16 +77,69 @@ impl BinaryArray {
     }
 
     pub(super) fn finish(self) -> Bytes {
-        const DIMENSIONS: i32 = 1;
-        const LOWER_BOUND: i32 = 1;
         let mut out = BytesMut::with_capacity(self.out.len() + 20);
-        for number in [DIMENSIONS, self.nulls] {
-            out.put_i32(number);
+        put_array_header(&mut out, self.nulls, self.element, self.count);
+        out.put_slice(&self.out);
+        out.freeze()
+    }
+}
+
+fn put_array_header(out: &mut BytesMut, nulls: i32, element: Oid, count: i32) {
+    const DIMENSIONS: i32 = 1;
+    const LOWER_BOUND: i32 = 1;
+    for number in [DIMENSIONS, nulls] {
+        out.put_i32(number);
+    }
+    out.put_u32(element.get());
+    for number in [count, LOWER_BOUND] {
+        out.put_i32(number);
+    }
+}
+
+/// An array of rows of a table, as `array_recv` and `record_recv` read it (server side: rowtypes.c).
+///
+/// It is what carries arrays and composites many at a time: `unnest` spreads the row over columns, and leaves
+/// what is in them whole.
+#[derive(Debug)]
+pub(super) struct RecordArray {
+    fields: usize,
+    count: i32,
+    out: BytesMut,
+}
+
+impl RecordArray {
+    /// `record`: a receiver of 14 or newer puts the row type that it expects in its place.
+    const ELEMENT: Oid = Oid::new(2249);
+
+    pub(super) fn new(fields: usize) -> RecordArray {
+        RecordArray { fields, count: 0, out: BytesMut::new() }
+    }
+
+    /// Adds one row: each of the table's columns with its type.
+    pub(super) fn push<'a>(&mut self, fields: impl Iterator<Item = (Oid, Value<'a>)>) -> Result<(), Misfit> {
+        let start = self.out.len();
+        self.out.put_i32(0);
+        self.out.put_i32(i32::try_from(self.fields).map_err(|_| Misfit)?);
+        for (of, value) in fields {
+            self.out.put_u32(of.get());
+            match value {
+                Value::Null => self.out.put_i32(-1),
+                Value::Binary(bytes) => put_sized(&mut self.out, bytes),
+                Value::Unchanged | Value::Text(_) => return Err(Misfit),
+            }
         }
-        out.put_u32(self.element.get());
-        for number in [self.count, LOWER_BOUND] {
-            out.put_i32(number);
+        // A row of values that are sound one by one may be too long for the array.
+        let length = i32::try_from(self.out.len() - start - 4).map_err(|_| Misfit)?;
+        if let Some(slot) = self.out.get_mut(start..start + 4) {
+            slot.copy_from_slice(&length.to_be_bytes());
         }
+        self.count += 1;
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.out.len() + 20);
+        put_array_header(&mut out, 0, Self::ELEMENT, self.count);
         out.put_slice(&self.out);
         out.freeze()
     }
@@ -228,6 +281,23 @@ mod tests {
             0, 0, 0, 4,  0, 0, 0, 7,  255, 255, 255, 255,                    // 7, NULL
         ];
         assert_eq!(array.finish(), expected);
+    }
+
+    #[test]
+    fn a_record_has_its_length_and_the_types_of_its_fields() {
+        let mut rows = RecordArray::new(2);
+        let fields = [(Oid::new(23), Value::Binary(&[0, 0, 0, 7])), (Oid::new(25), Value::Null)];
+        rows.push(fields.into_iter()).unwrap();
+        assert_eq!(rows.push([(Oid::new(25), Value::Text(b"x"))].into_iter()), Err(Misfit));
+        let made = rows.finish();
+        #[rustfmt::skip]
+        let expected: &[u8] = &[
+            0, 0, 0, 1,  0, 0, 0, 0,  0, 0, 8, 201,  0, 0, 0, 1,  0, 0, 0, 1, // dimensions, nulls, type, length, lower bound
+            0, 0, 0, 24,  0, 0, 0, 2,                                         // bytes, fields
+            0, 0, 0, 23,  0, 0, 0, 4,  0, 0, 0, 7,                            // int4 7
+            0, 0, 0, 25,  255, 255, 255, 255,                                 // text NULL
+        ];
+        assert_eq!(made.get(..expected.len()), Some(expected));
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod drift;
 mod encode;
 mod event;
 mod fault;
+mod format;
 mod group;
 mod input;
 mod key;
@@ -49,6 +50,7 @@ mod write;
 mod writer;
 
 pub use checkpoint::{LaneId, PROGRESS_DDL, Progress, begin_progress, read_progress};
+pub use format::{NotInBinary, ValueFormat, needs_text};
 pub use group::GroupBounds;
 pub use input::ApplyInput;
 pub use options::ApplyOptions;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::format::ValueFormat;
 use super::group::GroupBounds;
 use super::relations::TableWatermarks;
 use crate::catalog::{ReplicaRole, Table};
@@ -20,6 +21,8 @@ pub struct ApplyOptions {
     pub tables: Vec<Table>,
     /// The tables that are migrated, and where each one's copy ends.
     pub watermarks: TableWatermarks,
+    /// How the stream's values come.
+    pub values: ValueFormat,
     /// What the progress row says.
     pub start: Lsn,
     /// How the target's triggers and foreign keys are kept from firing (P48).
@@ -47,6 +50,7 @@ impl ApplyOptions {
             protocol_version,
             tables: Vec::new(),
             watermarks: TableWatermarks::default(),
+            values: ValueFormat::Text,
             start,
             replica_role: ReplicaRole::Denied,
             search_path: None,

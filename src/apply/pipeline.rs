@@ -84,7 +84,8 @@ impl Applier {
         let (orders, to_write) = mpsc::channel(ORDERS_MAX);
         let done = watch::Sender::new(Done::default());
 
-        let relations = Relations::new(options.tables, facts, options.watermarks);
+        let values = options.values;
+        let relations = Relations::new(options.tables, facts, options.watermarks).in_format(values);
         let out = Outlet::new(orders, done.subscribe(), outcome.stop.subscribe(), Handle::current());
         let limits =
             StashLimits { memory_bytes: options.stash_memory_bytes, directory: options.stash_directory };

@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::drift::Drift;
+use super::format::{NotInBinary, ValueFormat};
 use super::operator::TargetFacts;
 use super::table::{Binder, BoundTable};
 use crate::catalog::Table;
@@ -48,12 +49,19 @@ pub(super) struct Relations {
     target: HashMap<QualifiedName, Table>,
     facts: TargetFacts,
     watermarks: TableWatermarks,
+    values: ValueFormat,
 }
 
 impl Relations {
     pub(super) fn new(target: Vec<Table>, facts: TargetFacts, watermarks: TableWatermarks) -> Relations {
         let target = target.into_iter().map(|table| (table.name.clone(), table)).collect();
-        Relations { known: HashMap::new(), types: HashMap::new(), target, facts, watermarks }
+        let (known, types) = (HashMap::new(), HashMap::new());
+        Relations { known, types, target, facts, watermarks, values: ValueFormat::Text }
+    }
+
+    /// Reads a stream whose values come in this format.
+    pub(super) fn in_format(self, values: ValueFormat) -> Relations {
+        Relations { values, ..self }
     }
 
     /// A type's name.
@@ -76,7 +84,8 @@ impl Relations {
     /// applied to it; none if the table's copy has that transaction already.
     ///
     /// # Errors
-    /// `Protocol` if the table was never announced, `Drift` if it is not migrated (P27) or does not fit.
+    /// `Protocol` if the table was never announced, `Drift` if it is not migrated (P27), does not fit or cannot
+    /// be read in the stream's format.
     pub(super) fn table(&mut self, id: RelationId, final_lsn: Lsn) -> Result<Option<Arc<BoundTable>>> {
         let relation = match self.known(id)? {
             Known::Bound { table, .. } => {
@@ -94,6 +103,7 @@ impl Relations {
         let Some(target) = self.target.get(&name) else {
             return Err(Drift::MissingTable { table: name }.into_error());
         };
+        self.values.check(&relation, target).map_err(NotInBinary::into_error)?;
         let binder = Binder { facts: &self.facts, types: &self.types };
         let table = binder.bind(&relation, target, watermark).map_err(Drift::into_error)?;
         self.known.insert(id, Known::Bound { relation, table: Arc::clone(&table) });

@@ -7,8 +7,8 @@ use super::drift::Drift;
 use super::operator::TargetFacts;
 use super::table::{Binder, BoundTable};
 use crate::catalog::{
-    Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table, TableKind,
-    TransferType, TypeKind,
+    BinaryForm, Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table,
+    TableKind, TransferType, TypeKind,
 };
 use crate::pg::{Identifier, Lsn, Oid, QualifiedName, RelationId};
 use crate::pgoutput::{Relation, RelationColumn, ReplicaIdentity, Tuple, Value};
@@ -35,6 +35,7 @@ pub(super) fn column(name: &str, type_name: &str) -> Column {
         base_kind: kind,
         array_oid: (kind == TypeKind::Base).then_some(Oid::new(1)),
         transfer: TransferType::BinarySafe,
+        binary: BinaryForm::Reads { extensions: vec![] },
         not_null: false,
         generated: Generated::No,
         identity: IdentityColumn::No,

@@ -2,7 +2,8 @@
 //!
 //! Hazard: a cast with a modifier cuts values off in silence (`bit` alone means `bit(1)`), so values are
 //! read by their type's own input function, without a modifier, and the assignment to the column checks the
-//! rest. `unnest` flattens arrays and spreads composites: those travel as text. Operators are qualified, as `search_path` is empty.
+//! rest. `unnest` flattens arrays and spreads composites: those travel as text, or in rows of the table's own
+//! type, of which it spreads only the outermost. Operators are qualified, as `search_path` is empty.
 //!
 //! ```text
 //!   UPDATE ONLY "s"."t" AS t SET "a" = u.c2
@@ -25,6 +26,15 @@ pub(super) enum Side {
     New,
 }
 
+impl Side {
+    fn field(self, at: usize) -> String {
+        match self {
+            Side::Old => format!("o{at}"),
+            Side::New => format!("n{at}"),
+        }
+    }
+}
+
 /// How a parameter is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Form {
@@ -34,16 +44,20 @@ pub(super) enum Form {
     CastArray,
     /// A binary array.
     BinaryArray,
-    /// One binary value: of a type that no array can carry.
+    /// In a binary array of the table's rows: of a type that no array can carry. Once a column of a side needs it,
+    /// all its binary columns travel so: a domain may refuse the NULL that stands for what is left out.
+    BinaryRow,
+    /// One binary value: of such a type, in a statement for one row.
     BinaryScalar,
 }
 
-/// One parameter: a column of one side.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Parameter {
-    pub(super) side: Side,
-    pub(super) column: usize,
-    pub(super) form: Form,
+/// One parameter, of one side.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Parameter {
+    /// One column's values.
+    Column { side: Side, column: usize, form: Form },
+    /// Rows of the table with these columns; the others are NULL.
+    Rows { side: Side, columns: Vec<usize> },
 }
 
 /// A statement and what its parameters are made of.
@@ -237,9 +251,22 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
     fn source(&mut self, alias: Alias, wanted: impl Iterator<Item = (Side, usize)>) -> Source {
         let (mut arrays, mut columns, mut values) = (Vec::new(), Vec::new(), Vec::new());
         let letter = alias.name();
+        let wanted: Vec<(Side, usize)> = wanted.collect();
+        let goes_in_rows =
+            |side| wanted.iter().any(|(of, at)| *of == side && (self.form)(side, *at) == Form::BinaryRow);
+        let in_rows = [Side::Old, Side::New].map(|side| (side, goes_in_rows(side)));
+        let mut rows = in_rows.map(|(side, _)| (side, Vec::new()));
         for (side, at) in wanted {
-            let form = (self.form)(side, at);
-            self.parameters.push(Parameter { side, column: at, form });
+            let form = match (self.form)(side, at) {
+                Form::BinaryArray if in_rows.contains(&(side, true)) => Form::BinaryRow,
+                form => form,
+            };
+            if form == Form::BinaryRow {
+                values.push(format!("{letter}.{}", self.field(side, at)));
+                rows.iter_mut().filter(|(of, _)| *of == side).for_each(|(_, columns)| columns.push(at));
+                continue;
+            }
+            self.parameters.push(Parameter::Column { side, column: at, form });
             let number = self.parameters.len();
             let type_name = &self.column(at).type_name;
             if form != Form::BinaryScalar {
@@ -259,7 +286,13 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
                     values.push(format!("{letter}.c{number}"));
                 }
                 Form::BinaryScalar => values.push(format!("${number}::{type_name}")),
+                Form::BinaryRow => {}
             }
+        }
+        for (side, carried) in rows.into_iter().filter(|(_, carried)| !carried.is_empty()) {
+            self.parameters.push(Parameter::Rows { side, columns: carried });
+            arrays.push(format!("${}::{}[]", self.parameters.len(), self.table.name));
+            columns.extend((0..self.table.record.len()).map(|field| side.field(field)));
         }
         let mut from = String::new();
         if arrays.is_empty() {
@@ -269,6 +302,12 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
             let _ = write!(from, "unnest({}) AS {letter}({})", arrays.join(", "), columns.join(", "));
         }
         Source { from, values }
+    }
+
+    /// Under what name a row of the table shows a column.
+    fn field(&self, side: Side, at: usize) -> String {
+        let field = self.table.record.iter().position(|field| field.column == Some(at));
+        side.field(field.expect("a bound column is the target's"))
     }
 
     fn column(&self, at: usize) -> &'a BoundColumn {

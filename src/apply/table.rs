@@ -20,8 +20,8 @@ use crate::pgoutput::{Relation, RelationColumn, ReplicaIdentity};
 pub(super) enum Carrier {
     /// As an array of the column's type: the type's own input or receive function reads each value.
     Array { element: Oid, delimiter: char },
-    /// As `text[]`, each value cast: `unnest` flattens arrays and spreads composite values over columns, and
-    /// some types have no array type.
+    /// As `text[]`, each value cast, or in binary inside a row of the table: `unnest` flattens arrays and spreads
+    /// composite values over columns, and some types have no array type.
     Cast,
 }
 
@@ -49,6 +49,14 @@ pub(super) struct BoundColumn {
     pub(super) is_generated: bool,
     /// `GENERATED ALWAYS AS IDENTITY` on the target: UPDATE may not name it (P40).
     pub(super) is_identity_always: bool,
+}
+
+/// A column of the target's table, in the order of its row type.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RecordField {
+    pub(super) type_oid: Oid,
+    /// Where the stream has it.
+    pub(super) column: Option<usize>,
 }
 
 /// How an old row is found on the target.
@@ -113,6 +121,8 @@ pub(super) struct BoundTable {
     /// "ONLY " for tables that may have inheritance children, whose rows the stream names by themselves.
     pub(super) only: &'static str,
     pub(super) columns: Vec<BoundColumn>,
+    /// The target's row type.
+    pub(super) record: Vec<RecordField>,
     pub(super) identity: RowIdentity,
     pub(super) pace: Pace,
     pub(super) caution: Caution,
@@ -157,6 +167,7 @@ impl Binder<'_> {
             serial: SERIAL.fetch_add(1, Ordering::Relaxed),
             name: table.name.clone(),
             only: if table.kind == TableKind::Ordinary { "ONLY " } else { "" },
+            record: record(relation, table),
             columns,
             identity,
             pace,
@@ -226,6 +237,13 @@ impl BoundTable {
         let mut columns = self.columns.iter().enumerate();
         columns.any(|(at, column)| column.is_identity_always && !self.is_key(at))
     }
+}
+
+fn record(relation: &Relation, table: &Table) -> Vec<RecordField> {
+    let position =
+        |column: &Column| relation.columns.iter().position(|other| other.name == column.name.raw());
+    let field = |column: &Column| RecordField { type_oid: column.type_oid, column: position(column) };
+    table.columns.iter().map(field).collect()
 }
 
 /// Whether an index of the target proves that a key names one row at most.

@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio_postgres::types::{Format, IsNull, ToSql, Type};
 
 use super::change::{Cascade, Restart, Truncation};
-use super::encode::{BinaryArray, CopyFormat, CopyRows, Misfit, TextArray};
+use super::encode::{BinaryArray, CopyFormat, CopyRows, Misfit, RecordArray, TextArray};
 use super::plan::{Action, Batch, BatchRow, Planned};
 use super::statement::{Composer, Form, Parameter, Side, Statement, names, text_form, written};
 use super::table::{BoundTable, Carrier, Copying};
@@ -135,7 +135,7 @@ fn statement(table: &Arc<BoundTable>, action: &Action, rows: &[BatchRow]) -> Res
         let table = Some(Arc::clone(table));
         return Ok(Write { table, sql, body: Body::Parameters(Vec::new()), touches });
     }
-    let forms = Forms::of(table, rows)?;
+    let forms = Forms::of(table, rows);
     let first = rows.first().and_then(|row| row.old.as_ref());
     let form = |side, column| forms.form(side, column);
     let Statement { sql, parameters } = Composer::new(table, form).compose(action, first);
@@ -150,17 +150,13 @@ struct Forms {
 }
 
 impl Forms {
-    fn of(table: &BoundTable, rows: &[BatchRow]) -> Result<Forms, Misfit> {
+    fn of(table: &BoundTable, rows: &[BatchRow]) -> Forms {
         let old = rows.iter().filter_map(|row| row.old.as_ref());
         let new = rows.iter().filter_map(|row| row.new.as_ref());
-        Ok(Forms { old: Self::side(table, old, rows.len())?, new: Self::side(table, new, rows.len())? })
+        Forms { old: Self::side(table, old, rows.len()), new: Self::side(table, new, rows.len()) }
     }
 
-    fn side<'t>(
-        table: &BoundTable,
-        tuples: impl Iterator<Item = &'t Tuple>,
-        rows: usize,
-    ) -> Result<Vec<Form>, Misfit> {
+    fn side<'t>(table: &BoundTable, tuples: impl Iterator<Item = &'t Tuple>, rows: usize) -> Vec<Form> {
         let mut forms: Vec<Form> = table.columns.iter().map(text_form).collect();
         for tuple in tuples {
             for ((value, column), form) in tuple.values().zip(&table.columns).zip(&mut forms) {
@@ -169,12 +165,12 @@ impl Forms {
                     *form = match column.carrier {
                         Carrier::Array { .. } => Form::BinaryArray,
                         Carrier::Cast if rows == 1 => Form::BinaryScalar,
-                        Carrier::Cast => return Err(Misfit),
+                        Carrier::Cast => Form::BinaryRow,
                     };
                 }
             }
         }
-        Ok(forms)
+        forms
     }
 
     fn form(&self, side: Side, column: usize) -> Form {
@@ -191,18 +187,21 @@ enum Growing {
     Text(TextArray),
     Binary(BinaryArray),
     Scalar(Bytes),
+    Rows(RecordArray),
 }
 
 impl Growing {
     fn new(table: &BoundTable, parameter: &Parameter) -> Growing {
-        let carrier = &table.columns[parameter.column].carrier;
-        match (parameter.form, carrier) {
+        let Parameter::Column { column, form, .. } = parameter else {
+            return Growing::Rows(RecordArray::new(table.record.len()));
+        };
+        match (form, &table.columns[*column].carrier) {
             (Form::TextArray, Carrier::Array { delimiter, .. }) => Growing::Text(TextArray::new(*delimiter)),
             (Form::TextArray | Form::CastArray, _) => Growing::Text(TextArray::new(',')),
             (Form::BinaryArray, Carrier::Array { element, .. }) => {
                 Growing::Binary(BinaryArray::new(*element))
             }
-            (Form::BinaryArray | Form::BinaryScalar, _) => Growing::Scalar(Bytes::new()),
+            (Form::BinaryArray | Form::BinaryRow | Form::BinaryScalar, _) => Growing::Scalar(Bytes::new()),
         }
     }
 
@@ -215,7 +214,17 @@ impl Growing {
                 Ok(())
             }
             (Growing::Scalar(_), Value::Null | Value::Unchanged | Value::Text(_)) => Err(Misfit),
+            (Growing::Rows(_), _) => Err(Misfit),
         }
+    }
+
+    /// Adds the wanted values of a tuple as a row of the table.
+    fn push_row(&mut self, table: &BoundTable, wanted: &[usize], values: &[Value<'_>]) -> Result<(), Misfit> {
+        let Growing::Rows(rows) = self else { return Err(Misfit) };
+        rows.push(table.record.iter().map(|field| {
+            let at = field.column.filter(|at| wanted.contains(at));
+            (field.type_oid, at.and_then(|at| values.get(at)).copied().unwrap_or(Value::Null))
+        }))
     }
 
     fn finish(self) -> Payload {
@@ -223,6 +232,7 @@ impl Growing {
             Growing::Text(array) => Payload::Text(array.finish()),
             Growing::Binary(array) => Payload::Binary(array.finish()),
             Growing::Scalar(bytes) => Payload::Binary(bytes),
+            Growing::Rows(rows) => Payload::Binary(rows.finish()),
         }
     }
 }
@@ -231,25 +241,47 @@ impl Growing {
 fn fill(table: &BoundTable, parameters: &[Parameter], rows: &[BatchRow]) -> Result<Vec<Payload>, Misfit> {
     let mut growing: Vec<Growing> =
         parameters.iter().map(|parameter| Growing::new(table, parameter)).collect();
-    let wanted = |side| {
-        let mut by_column = vec![None; table.columns.len()];
-        for (at, parameter) in parameters.iter().enumerate().filter(|(_, other)| other.side == side) {
-            by_column[parameter.column] = Some(at);
-        }
-        by_column
-    };
-    let sides = [wanted(Side::Old), wanted(Side::New)];
+    let sides = [Wanted::of(Side::Old, table, parameters), Wanted::of(Side::New, table, parameters)];
     for row in rows {
         for (tuple, wanted) in [&row.old, &row.new].into_iter().zip(&sides) {
             let Some(tuple) = tuple else { continue };
-            for (value, at) in tuple.values().zip(wanted) {
+            for (value, at) in tuple.values().zip(&wanted.by_column) {
                 if let Some(at) = at {
                     growing[*at].push(value)?;
                 }
             }
+            if let Some((at, columns)) = wanted.in_rows {
+                let values: Vec<Value<'_>> = tuple.values().collect();
+                growing[at].push_row(table, columns, &values)?;
+            }
         }
     }
     Ok(growing.into_iter().map(Growing::finish).collect())
+}
+
+/// Which parameters want a side's values.
+struct Wanted<'p> {
+    /// The parameter of a column.
+    by_column: Vec<Option<usize>>,
+    /// The parameter that takes whole rows, and with which columns.
+    in_rows: Option<(usize, &'p [usize])>,
+}
+
+impl<'p> Wanted<'p> {
+    fn of(wanted: Side, table: &BoundTable, parameters: &'p [Parameter]) -> Wanted<'p> {
+        let mut by_column = vec![None; table.columns.len()];
+        let mut in_rows = None;
+        for (at, parameter) in parameters.iter().enumerate() {
+            match parameter {
+                Parameter::Column { side, column, .. } if *side == wanted => by_column[*column] = Some(at),
+                Parameter::Rows { side, columns } if *side == wanted => {
+                    in_rows = Some((at, columns.as_slice()))
+                }
+                Parameter::Column { .. } | Parameter::Rows { .. } => {}
+            }
+        }
+        Wanted { by_column, in_rows }
+    }
 }
 
 /// A long run of inserts as COPY; none where it may not or need not be.

@@ -180,6 +180,7 @@ fn column(row: &Row, types: &TypeMap) -> Result<Column> {
         base_kind: types.base_kind(type_oid),
         array_oid: known.and_then(|row| row.array),
         transfer: types.transfer(type_oid),
+        binary: types.binary(type_oid),
         not_null: field(row, "attnotnull")?,
         generated: code(row, "attgenerated", |letter| match letter {
             '\0' => Some(Generated::No),
@@ -224,7 +225,7 @@ fn type_row(row: &Row) -> Result<TypeRow> {
         array: Some(oid(row, "typarray")?).filter(|array| array.get() != 0),
         parts,
         has_binary: field(row, "has_binary")?,
-        is_extension_member: field(row, "is_extension_member")?,
+        extension: field(row, "extension")?,
         is_sortable: field(row, "is_sortable")?,
     })
 }

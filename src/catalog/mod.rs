@@ -45,6 +45,6 @@ pub(crate) use query::{EXTENSION_OF_RELATION, USER_SCHEMA, field, row, rows};
 pub use selector::{InvalidSelector, NameSelector, TableSelector, select};
 pub use sequence::{SequenceValue, read_sequences, set_sequences};
 pub use table::{
-    Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table, TableKind,
-    TransferType, TypeKind,
+    BinaryForm, Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table,
+    TableKind, TransferType, TypeKind,
 };

@@ -183,7 +183,7 @@ WITH RECURSIVE used(oid) AS (
 SELECT t.oid, n.nspname, t.typname, t.typtype, t.typarray, t.typelem, t.typbasetype,
        coalesce(element.typarray = t.oid, false) AS is_array,
        t.typsend <> 0 AND t.typreceive <> 0 AS has_binary,
-       member.objid IS NOT NULL AS is_extension_member,
+       e.extname || ' ' || e.extversion AS extension,
        coalesce((SELECT r.rngsubtype FROM pg_catalog.pg_range r
                  WHERE t.oid IN (r.rngtypid, {multirange}) LIMIT 1), 0) AS subtype,
        ARRAY(SELECT a.atttypid FROM pg_catalog.pg_attribute a
@@ -197,7 +197,8 @@ FROM used
   LEFT JOIN pg_catalog.pg_type element ON element.oid = t.typelem
   LEFT JOIN pg_catalog.pg_depend member
     ON member.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND member.objid = t.oid
-   AND member.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND member.deptype = 'e'"
+   AND member.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass AND member.deptype = 'e'
+  LEFT JOIN pg_catalog.pg_extension e ON e.oid = member.refobjid"
     )
 }
 

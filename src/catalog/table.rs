@@ -87,6 +87,29 @@ pub enum TransferType {
     TextOnly,
 }
 
+/// Who can read a column's binary form, among servers from 14 on.
+///
+/// Since then a receive function does not mind the OIDs of user types inside arrays and composites: it goes on
+/// with the types that it expects (server side: array_recv, record_recv).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BinaryForm {
+    /// A server with these extensions, each given with its version; PostgreSQL alone, if there are none.
+    Reads {
+        /// "hstore 1.8", by name.
+        extensions: Vec<String>,
+    },
+    /// Nobody for sure: it holds an OID that is the value itself, or cannot be sent or received at all.
+    Opaque,
+}
+
+impl BinaryForm {
+    /// Whether what has this form on one end is read as the same by the `other`.
+    #[must_use]
+    pub fn is_shared_with(&self, other: &BinaryForm) -> bool {
+        *self != BinaryForm::Opaque && self == other
+    }
+}
+
 /// A column that is not dropped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {
@@ -110,6 +133,8 @@ pub struct Column {
     pub array_oid: Option<Oid>,
     /// Whether its values may travel in binary, judged on this server alone; both ends must agree.
     pub transfer: TransferType,
+    /// Who can read its binary form; both ends must agree.
+    pub binary: BinaryForm,
     /// `attnotnull`.
     pub not_null: bool,
     /// Generated columns are never written (P39).

@@ -1,8 +1,8 @@
 //! Minimal tables for tests of this crate that need a catalog and no server.
 
 use crate::catalog::{
-    Catalog, Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table,
-    TableKind, TransferType, TypeKind,
+    BinaryForm, Catalog, Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent,
+    Table, TableKind, TransferType, TypeKind,
 };
 use crate::pg::{Identifier, Oid, QualifiedName, RelationId, ServerVersion};
 
@@ -42,6 +42,7 @@ pub(crate) fn column(number: i16, name: &str) -> Column {
         base_kind: TypeKind::Base,
         array_oid: Some(Oid::new(1007)),
         transfer: TransferType::BinarySafe,
+        binary: BinaryForm::Reads { extensions: vec![] },
         not_null: true,
         generated: Generated::No,
         identity: IdentityColumn::No,

@@ -4,17 +4,18 @@
 //! a `regclass` *is* an OID: sent in binary, each loads without an error and means another thing on the
 //! other server (P60). `box = box` compares areas (P09). Pure; the rows come from [`super::query::types`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use crate::catalog::{TransferType, TypeKind};
+use crate::catalog::{BinaryForm, TransferType, TypeKind};
 use crate::pg::{Oid, QualifiedName};
 
 /// OIDs below this are written in PostgreSQL's own sources and mean the same on every server; those from
 /// here to 16383 are numbered anew by each major version's `initdb` (access/transam.h, FirstGenbkiObjectId).
 const FIRST_UNSTABLE: Oid = Oid::new(10_000);
 
-/// Types of PostgreSQL's own whose binary form is an OID, or whose receive function only raises an error.
-const NEVER_BINARY: [&str; 8] = [
+/// Types of PostgreSQL's own whose binary form is an OID, or whose receive function raises an error: always, or
+/// for the empty value (tsquery).
+const NEVER_BINARY: [&str; 9] = [
     "aclitem",
     "gtsvector",
     "pg_brin_bloom_summary",
@@ -23,6 +24,7 @@ const NEVER_BINARY: [&str; 8] = [
     "pg_mcv_list",
     "pg_ndistinct",
     "pg_node_tree",
+    "tsquery",
 ];
 
 /// No type of sane people nests deeper; what the server says is not trusted to be free of cycles.
@@ -38,9 +40,18 @@ pub(super) struct TypeRow {
     /// What it is made of: an array's element, a domain's base, a range's subtype, a composite's columns.
     pub(super) parts: Vec<Oid>,
     pub(super) has_binary: bool,
-    pub(super) is_extension_member: bool,
+    /// The extension that it is a member of, and its version.
+    pub(super) extension: Option<String>,
     /// It or a type it is coercible to without a function has a default btree operator class.
     pub(super) is_sortable: bool,
+}
+
+impl TypeRow {
+    /// Whether a base type is PostgreSQL's own, and its binary form the value itself.
+    fn is_plain(&self) -> bool {
+        let name = self.name.name.raw();
+        self.oid < FIRST_UNSTABLE && !name.starts_with("reg") && !NEVER_BINARY.contains(&name)
+    }
 }
 
 /// The types in use, by OID.
@@ -77,16 +88,13 @@ impl TypeMap {
     }
 
     fn is_binary_safe(&self, oid: Oid, depth: u8) -> bool {
-        let Some(row) = self.get(oid).filter(|row| row.has_binary && !row.is_extension_member && depth > 0)
+        let Some(row) = self.get(oid).filter(|row| row.has_binary && row.extension.is_none() && depth > 0)
         else {
             return false;
         };
         let parts_are_safe = || row.parts.iter().all(|part| self.is_binary_safe(*part, depth - 1));
         match row.kind {
-            TypeKind::Base => {
-                let name = row.name.name.raw();
-                row.oid < FIRST_UNSTABLE && !name.starts_with("reg") && !NEVER_BINARY.contains(&name)
-            }
+            TypeKind::Base => row.is_plain(),
             // The element's OID stands in every value, so it must mean the same on both ends.
             TypeKind::Array => row.parts.iter().all(|element| *element < FIRST_UNSTABLE) && parts_are_safe(),
             TypeKind::Enum => true,
@@ -94,6 +102,33 @@ impl TypeMap {
                 !row.parts.is_empty() && parts_are_safe()
             }
             TypeKind::Composite | TypeKind::Pseudo => false,
+        }
+    }
+
+    /// Who can read values in binary, among servers from 14 on.
+    pub(super) fn binary(&self, oid: Oid) -> BinaryForm {
+        let mut extensions = BTreeSet::new();
+        if self.is_readable(oid, DEPTH_MAX, &mut extensions) {
+            BinaryForm::Reads { extensions: extensions.into_iter().collect() }
+        } else {
+            BinaryForm::Opaque
+        }
+    }
+
+    fn is_readable(&self, oid: Oid, depth: u8, extensions: &mut BTreeSet<String>) -> bool {
+        let Some(row) = self.get(oid).filter(|row| row.has_binary && depth > 0) else { return false };
+        extensions.extend(row.extension.clone());
+        match row.kind {
+            TypeKind::Base => row.extension.is_some() || row.is_plain(),
+            TypeKind::Enum => true,
+            TypeKind::Array
+            | TypeKind::Domain
+            | TypeKind::Range
+            | TypeKind::Multirange
+            | TypeKind::Composite => {
+                row.parts.iter().all(|part| self.is_readable(*part, depth - 1, extensions))
+            }
+            TypeKind::Pseudo => false,
         }
     }
 
@@ -127,7 +162,7 @@ mod tests {
             array: None,
             parts: parts.iter().copied().map(Oid::new).collect(),
             has_binary: true,
-            is_extension_member: false,
+            extension: None,
             is_sortable: kind == TypeKind::Base && name != "box",
         }
     }
@@ -147,9 +182,13 @@ mod tests {
             row(20005, "pair", TypeKind::Composite, &[23, 603]),
             row(20006, "d_reg", TypeKind::Domain, &[2205]),
             row(20007, "base", TypeKind::Base, &[]),
-            TypeRow { is_extension_member: true, ..row(20008, "ext_dom", TypeKind::Domain, &[23]) },
+            TypeRow { extension: Some("e 1.0".into()), ..row(20008, "ext_dom", TypeKind::Domain, &[23]) },
             row(20009, "_d_ints", TypeKind::Array, &[20002]),
             TypeRow { has_binary: false, ..row(24, "textual", TypeKind::Base, &[]) },
+            TypeRow { extension: Some("h 2".into()), ..row(20010, "hstore", TypeKind::Base, &[]) },
+            row(20011, "both", TypeKind::Composite, &[20010, 20008, 20001]),
+            row(20012, "_d_reg", TypeKind::Array, &[20006]),
+            row(3615, "tsquery", TypeKind::Base, &[]),
         ])
     }
 
@@ -162,6 +201,24 @@ mod tests {
         for oid in [2205, 20001, 20005, 20006, 20007, 20008, 20009, 24, 99999] {
             assert_eq!(map.transfer(Oid::new(oid)), TransferType::TextOnly, "{oid}");
         }
+    }
+
+    #[test]
+    fn nested_values_are_readable_where_their_parts_are() {
+        let map = map();
+        let reads = |extensions: &[&str]| BinaryForm::Reads {
+            extensions: extensions.iter().map(ToString::to_string).collect(),
+        };
+        for oid in [23, 1007, 20000, 20001, 20003, 20004, 20005, 20009] {
+            assert_eq!(map.binary(Oid::new(oid)), reads(&[]), "{oid}");
+        }
+        assert_eq!(map.binary(Oid::new(20010)), reads(&["h 2"]));
+        assert_eq!(map.binary(Oid::new(20011)), reads(&["e 1.0", "h 2"]));
+        for oid in [2205, 3615, 20006, 20007, 20012, 24, 99999] {
+            assert_eq!(map.binary(Oid::new(oid)), BinaryForm::Opaque, "{oid}");
+        }
+        assert!(!BinaryForm::Opaque.is_shared_with(&BinaryForm::Opaque));
+        assert!(!reads(&["h 2"]).is_shared_with(&reads(&["h 3"])));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 use super::config::Ending as Wanted;
 use super::cutover::source_search_path;
 use super::define;
+use super::format::{self, Allowed};
 use super::gauge::{Gauge, Horizon};
 use super::monitor::Monitor;
 use super::run::Run;
@@ -26,7 +27,7 @@ use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Lsn, QualifiedName};
-use crate::pgoutput::{StreamOptions, TupleFormat};
+use crate::pgoutput::StreamOptions;
 use crate::replication::{
     FeedbackPositions, FeedbackWriter, StreamReader, emit_barrier, end_walsender, start_stream,
 };
@@ -121,15 +122,15 @@ struct Live {
 }
 
 /// Takes up the stream where the target stands.
-async fn connect(run: &Run) -> Result<Live> {
+async fn connect(run: &Run, allowed: Allowed) -> Result<Live> {
     unseen::set_aside(run).await?;
     let start = position(run).await?;
     let publications = run.publications().await?;
-    let options =
-        StreamOptions { server: run.source_version, format: TupleFormat::Text, publications: &publications };
-    let applier = Applier::start(apply_options(run, start, options.protocol_version()).await?)
-        .await
-        .map_err(|error| error.on(Side::Target))?;
+    let mut apply = apply_options(run, start, run.source_version.pgoutput_version()).await?;
+    apply.values = format::choose(run, &apply, allowed).await?;
+    let format = format::of_tuples(&apply.values);
+    let options = StreamOptions { server: run.source_version, format, publications: &publications };
+    let applier = Applier::start(apply).await.map_err(|error| error.on(Side::Target))?;
     // A walsender of an earlier connection holds the slot until it notices that we are gone.
     end_walsender(&run.source, &run.id.slot()).await?;
     let on_source = |error: Error| error.on(Side::Source);
@@ -137,14 +138,20 @@ async fn connect(run: &Run) -> Result<Live> {
     let connection = Connection::connect(&run.options.source, &settings).await.map_err(on_source)?;
     let (reader, feedback) =
         start_stream(connection, &run.id.slot(), start, &options).await.map_err(on_source)?;
-    tracing::info!(lsn = %start, "streaming");
+    tracing::info!(lsn = %start, format = ?format, "streaming");
     Ok(Live { start, applier, reader, feedback })
 }
 
-/// Follows; what the target refuses only because of a TRUNCATE that was not streamed is passed over.
+/// Follows; what the target refuses only because of a TRUNCATE that was not streamed is passed over, and values
+/// that cannot be read in the format they came in are asked for in another.
 async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
+    let mut allowed = Allowed::Binary;
     loop {
-        match stream_once(run, stop, goal).await {
+        match stream_once(run, stop, goal, allowed).await {
+            Err(error) if allowed != Allowed::TextOnly && format::was_at_fault(&error) => {
+                tracing::info!(error = %crate::error::describe(&error), "the stream begins again in another format");
+                allowed = allowed.less();
+            }
             Err(error)
                 if error.kind() == ErrorKind::Apply && unseen::set_aside(run).await? == Found::More => {}
             ended => return ended,
@@ -153,8 +160,8 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
 }
 
 /// One connection's worth of following. An error leaves the durable state as it is, for the next attempt.
-async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
-    let Live { start, applier, reader, feedback } = stop.or_stop(connect(run)).await?;
+async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowed) -> Result<Followed> {
+    let Live { start, applier, reader, feedback } = stop.or_stop(connect(run, allowed)).await?;
     applier.stats().observe_groups(run.metrics.clone());
     let mut gauge = Gauge::new(run, applier.stats());
     let mut tasks = JoinSet::new();

@@ -31,6 +31,7 @@ mod define;
 mod dump;
 mod extension;
 mod follow;
+mod format;
 mod gauge;
 mod journal;
 mod load;

@@ -22,6 +22,7 @@ mod migrate;
 mod migrate_change;
 mod migrate_choice;
 mod migrate_cluster;
+mod migrate_format;
 mod precheck;
 mod precheck_objects;
 mod precheck_server;

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pgstream::apply::{
-    Applier, ApplyOptions, ApplyStats, LaneId, PROGRESS_DDL, Positions, TableWatermarks, begin_progress,
-    read_progress,
+    Applier, ApplyOptions, ApplyStats, LaneId, PROGRESS_DDL, Positions, TableWatermarks, ValueFormat,
+    begin_progress, read_progress,
 };
 use pgstream::catalog::{self, ReplicaRole};
 use pgstream::demo::{Cluster, ClusterOptions};
@@ -123,6 +123,10 @@ impl Stage {
         );
         let all = tables.iter().map(|table| (table.name.clone(), Lsn::ZERO));
         options.watermarks = all.chain(self.watermarks.iter().cloned()).collect::<TableWatermarks>();
+        if self.values == Values::Binary {
+            let source = catalog::load(&self.source).await.unwrap().tables;
+            options.values = ValueFormat::choose(&source, &tables, &options.watermarks).unwrap();
+        }
         options.tables = tables;
         options.replica_role = ReplicaRole::Settable;
         options
