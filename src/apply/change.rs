@@ -244,7 +244,7 @@ fn changed_fixed_column(table: &BoundTable, old: &OldTuple, new: &Tuple) -> Opti
 }
 
 /// `new` with the unchanged values of some columns taken from `old`.
-fn fill(new: Tuple, old: &Tuple, wanted: impl Fn(usize) -> bool) -> Tuple {
+pub(super) fn fill(new: Tuple, old: &Tuple, wanted: impl Fn(usize) -> bool) -> Tuple {
     let lacks = |(at, value): (usize, Value<'_>)| value == Value::Unchanged && wanted(at);
     if !new.values().enumerate().any(lacks) {
         return new;

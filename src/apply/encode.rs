@@ -63,6 +63,16 @@ impl BinaryArray {
         BinaryArray { element, nulls: 0, count: 0, out: BytesMut::new() }
     }
 
+    /// An `int4[]`.
+    pub(super) fn of_numbers(numbers: &[i32]) -> BinaryArray {
+        let mut array = BinaryArray::new(Oid::new(23));
+        for number in numbers {
+            put_sized(&mut array.out, &number.to_be_bytes());
+            array.count += 1;
+        }
+        array
+    }
+
     pub(super) fn push(&mut self, value: Value<'_>) -> Result<(), Misfit> {
         match value {
             Value::Null => {

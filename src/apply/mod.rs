@@ -30,6 +30,7 @@ mod group;
 mod input;
 mod key;
 mod lane;
+mod multiset;
 mod operator;
 mod options;
 mod pipeline;

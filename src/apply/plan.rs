@@ -7,6 +7,7 @@
 //! ```text
 //!   changes of one table:   I U U D I │ rekey │ U I │ …
 //!                           ╰─ net ─╯    one    ╰net╯      in a batch: deletes, updates, inserts
+//!   of one without a key:   I U U D I U U I …              rows fewer, rows more
 //!   TRUNCATE                ends the batches of every table
 //! ```
 
@@ -14,8 +15,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::change::{Change, Op, Step, Truncation, first_unchanged};
-use super::compact::{Net, NetChanges};
+use super::compact::{Irregular, Net, NetChanges};
 use super::key::KeyBytes;
+use super::multiset::NetRows;
 use super::table::{BoundTable, Pace, RowIdentity};
 use crate::pgoutput::{Tuple, Value};
 
@@ -54,6 +56,8 @@ pub(super) enum Action {
     /// One of the rows equal to the old image.
     UpdateWhole(Present),
     DeleteWhole,
+    /// Of the rows equal to each old image as many as it stands in the batch; equal ones stand side by side.
+    DeleteRows,
 }
 
 impl Action {
@@ -62,7 +66,7 @@ impl Action {
         match self {
             Action::Insert => "insert into",
             Action::Update(_) | Action::Rekey(_) | Action::UpdateWhole(_) => "update",
-            Action::Delete | Action::DeleteWhole => "delete from",
+            Action::Delete | Action::DeleteWhole | Action::DeleteRows => "delete from",
         }
     }
 }
@@ -155,6 +159,7 @@ struct TablePlan {
 enum Open {
     Nothing,
     Net(NetChanges),
+    Rows(NetRows),
     Run(Run),
 }
 
@@ -174,6 +179,7 @@ impl TablePlan {
         let merged = match self.table.pace {
             _ if self.table.caution.spend() => Merged::No,
             Pace::Net => self.add_net(&change.op),
+            Pace::Multiset => self.add_rows(&change.op),
             Pace::Runs => self.add_to_run(change),
             Pace::Single => Merged::No,
         };
@@ -204,6 +210,20 @@ impl TablePlan {
         if merged.is_ok() { Merged::Yes } else { Merged::No }
     }
 
+    fn add_rows(&mut self, op: &Op) -> Merged {
+        if !matches!(self.open, Open::Rows(_)) {
+            self.close();
+            self.open = Open::Rows(NetRows::default());
+        }
+        match &mut self.open {
+            Open::Rows(rows) => match rows.add(op) {
+                Ok(()) => Merged::Yes,
+                Err(Irregular) => Merged::No,
+            },
+            Open::Nothing | Open::Net(_) | Open::Run(_) => Merged::No,
+        }
+    }
+
     fn add_to_run(&mut self, change: &Change) -> Merged {
         let (action, row) = match &change.op {
             Op::Insert { new } => (Action::Insert, inserted(new)),
@@ -225,7 +245,7 @@ impl TablePlan {
                 run.batch.transaction = change.transaction;
                 run.keys.extend(key);
             }
-            Open::Nothing | Open::Net(_) | Open::Run(_) => {
+            Open::Nothing | Open::Net(_) | Open::Rows(_) | Open::Run(_) => {
                 self.close();
                 let table = Arc::clone(&self.table);
                 let batch = Batch { table, action, rows: vec![row], transaction: change.transaction };
@@ -241,6 +261,11 @@ impl TablePlan {
             Open::Nothing => {}
             Open::Run(run) => self.batches.push(run.batch),
             Open::Net(changes) => self.close_net(changes),
+            Open::Rows(rows) => {
+                let (fewer, more) = rows.into_rows();
+                let fewer = (Action::DeleteRows, fewer.iter().map(deleted).collect());
+                self.push_batches([fewer, (Action::Insert, more.iter().map(inserted).collect())]);
+            }
         }
     }
 
@@ -268,7 +293,11 @@ impl TablePlan {
         }
         let updates = updates.into_iter().map(|(present, rows)| (Action::Update(present), rows));
         let kinds = [(Action::Delete, deletes)].into_iter().chain(updates).chain([(Action::Insert, inserts)]);
-        for (action, rows) in kinds.filter(|(_, rows)| !rows.is_empty()) {
+        self.push_batches(kinds);
+    }
+
+    fn push_batches(&mut self, kinds: impl IntoIterator<Item = (Action, Vec<BatchRow>)>) {
+        for (action, rows) in kinds.into_iter().filter(|(_, rows)| !rows.is_empty()) {
             let (table, transaction) = (Arc::clone(&self.table), self.transaction);
             self.batches.push(Batch { table, action, rows, transaction });
         }

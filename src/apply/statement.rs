@@ -13,11 +13,8 @@
 //! Parameters are declared as `text` and turned into arrays on the server, so that preparing a statement
 //! never has to look a type up.
 
-use std::fmt::Write as _;
-
-use super::plan::{Action, Present};
+use super::plan::{Action, BatchRow, Present};
 use super::table::{BoundColumn, BoundTable, Carrier, Comparison};
-use crate::pgoutput::{Tuple, Value};
 
 /// Which image of a row a parameter is filled from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +55,8 @@ pub(super) enum Parameter {
     Column { side: Side, column: usize, form: Form },
     /// Rows of the table with these columns; the others are NULL.
     Rows { side: Side, columns: Vec<usize> },
+    /// How often each row stands in the batch.
+    Counts,
 }
 
 /// A statement and what its parameters are made of.
@@ -98,15 +97,16 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
         Composer { table, form, parameters: Vec::new() }
     }
 
-    /// The statement for `action`; `first` is the first row's old image, of which whole-row look-ups ask
-    /// where it is NULL.
-    pub(super) fn compose(mut self, action: &Action, first: Option<&Tuple>) -> Statement {
+    /// The statement for `action`; whole-row look-ups ask of the rows where their old images are NULL.
+    pub(super) fn compose(mut self, action: &Action, rows: &[BatchRow]) -> Statement {
+        let first = rows.first().and_then(|row| row.old.as_ref());
         let sql = match action {
             Action::Insert => self.insert(),
             Action::Delete => self.delete(),
             Action::Update(present) => self.update(present),
             Action::Rekey(present) => self.rekey(present),
             Action::DeleteWhole => self.delete_whole(first),
+            Action::DeleteRows => self.delete_rows(rows),
             Action::UpdateWhole(present) => self.update_whole(present, first),
         };
         Statement { sql, parameters: self.parameters }
@@ -117,7 +117,7 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
         let names = names(self.table, &columns);
         let source = self.source(Alias::U, columns.iter().map(|at| (Side::New, *at)));
         let values: Vec<&str> = source.values.iter().map(String::as_str).collect();
-        let (name, values, from) = (&self.table.name, values.join(", "), source.from);
+        let (name, values, from) = (&self.table.name, values.join(", "), source.from());
         format!("INSERT INTO {name} ({names}) OVERRIDING SYSTEM VALUE SELECT {values} FROM {from}")
     }
 
@@ -126,7 +126,7 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
         let source = self.source(Alias::U, key.iter().map(|at| (Side::Old, *at)));
         let matched = self.matches(key.iter().copied().zip(&source.values));
         let (only, name) = (self.table.only, &self.table.name);
-        format!("DELETE FROM {only}{name} AS t USING {} WHERE {matched}", source.from)
+        format!("DELETE FROM {only}{name} AS t USING {} WHERE {matched}", source.from())
     }
 
     fn update(&mut self, present: &Present) -> String {
@@ -137,7 +137,7 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
         let conditions = key.iter().chain(&fixed).copied().zip(&source.values);
         let matched = self.matches(conditions);
         let values = source.values.get(key.len() + fixed.len()..).unwrap_or_default();
-        self.update_from(&self.assignments(&set, values), &source.from, &matched)
+        self.update_from(&self.assignments(&set, values), &source.from(), &matched)
     }
 
     fn rekey(&mut self, present: &Present) -> String {
@@ -149,7 +149,7 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
         let source = self.source(Alias::U, old.chain(new));
         let matched = self.matches(key.iter().chain(&fixed).copied().zip(&source.values));
         let values = source.values.get(key.len() + fixed.len()..).unwrap_or_default();
-        self.update_from(&self.assignments(&set, values), &source.from, &matched)
+        self.update_from(&self.assignments(&set, values), &source.from(), &matched)
     }
 
     /// An update, or a mere look whether the row is there when nothing is set.
@@ -160,64 +160,6 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
         } else {
             format!("UPDATE {only}{name} AS t SET {assignments} FROM {from} WHERE {matched}")
         }
-    }
-
-    fn delete_whole(&mut self, old: Option<&Tuple>) -> String {
-        let (row, found) = self.find_whole(old);
-        let (only, name) = (self.table.only, &self.table.name);
-        format!("DELETE FROM {only}{name} AS t WHERE {row} = {found}")
-    }
-
-    fn update_whole(&mut self, present: &Present, old: Option<&Tuple>) -> String {
-        let (set, _) = self.settable(present, |_| true);
-        let (row, found) = self.find_whole(old);
-        let source = self.source(Alias::U, set.iter().map(|at| (Side::New, *at)));
-        let assignments = self.assignments(&set, &source.values);
-        self.update_from(&assignments, &source.from, &format!("{row} = {found}"))
-    }
-
-    /// The physical place of one row equal to the old image: what it is compared with, and the look-up.
-    ///
-    /// The look-up does not depend on the outer row, so the server runs it once and goes to the place at once.
-    fn find_whole(&mut self, old: Option<&Tuple>) -> (&'static str, String) {
-        let table = self.table;
-        let compared: Vec<(usize, bool)> = old
-            .into_iter()
-            .flat_map(Tuple::values)
-            .zip(&table.columns)
-            .enumerate()
-            .filter(|(_, (value, column))| *value != Value::Unchanged && !column.is_generated)
-            .map(|(at, (value, _))| (at, value == Value::Null))
-            .collect();
-        let valued = compared.iter().filter(|(_, is_null)| !is_null).map(|(at, _)| (Side::Old, *at));
-        let source = self.source(Alias::O, valued);
-        let mut values = source.values.iter();
-        let conditions: Vec<String> = compared
-            .iter()
-            .filter_map(|(at, is_null)| {
-                let column = table.columns.get(*at)?;
-                let name = &column.name;
-                Some(match (is_null, &column.key_comparison) {
-                    // Unlike IS NULL, this is not true of a composite value whose fields are all NULL.
-                    (true, _) => format!("s.{name} IS NOT DISTINCT FROM NULL"),
-                    (false, Comparison::Operator(equal)) if column.is_canonical => {
-                        format!("s.{name} {equal} {}", values.next()?)
-                    }
-                    (false, Comparison::Operator(_) | Comparison::Text) => {
-                        same_text(&format!("s.{name}"), values.next()?)
-                    }
-                })
-            })
-            .collect();
-        let conditions = if conditions.is_empty() { "true".to_owned() } else { conditions.join(" AND ") };
-        let (only, name, from) = (table.only, &table.name, source.from);
-        let row = if only.is_empty() {
-            ("(t.tableoid, t.ctid)", "s.tableoid, s.ctid")
-        } else {
-            ("t.ctid", "s.ctid")
-        };
-        let found = format!("(SELECT {} FROM {only}{name} AS s, {from} WHERE {conditions} LIMIT 1)", row.1);
-        (row.0, found)
     }
 
     /// Columns that an update sets, and those that it may not name but must find as they are (P40).
@@ -294,14 +236,7 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
             arrays.push(format!("${}::{}[]", self.parameters.len(), self.table.name));
             columns.extend((0..self.table.record.len()).map(|field| side.field(field)));
         }
-        let mut from = String::new();
-        if arrays.is_empty() {
-            let _ = write!(from, "(SELECT) AS {letter}");
-        } else {
-            // Unqualified: only so does it take several arrays, and pg_catalog is searched first anyway.
-            let _ = write!(from, "unnest({}) AS {letter}({})", arrays.join(", "), columns.join(", "));
-        }
-        Source { from, values }
+        Source { letter, arrays, columns, values }
     }
 
     /// Under what name a row of the table shows a column.
@@ -315,9 +250,30 @@ impl<'a, F: Fn(Side, usize) -> Form> Composer<'a, F> {
     }
 }
 
+/// Parameters as a FROM item.
 struct Source {
-    from: String,
+    letter: char,
+    arrays: Vec<String>,
+    columns: Vec<String>,
+    /// What stands for each of the columns that were wanted.
     values: Vec<String>,
+}
+
+impl Source {
+    fn from(&self) -> String {
+        let Source { letter, arrays, columns, .. } = self;
+        if arrays.is_empty() {
+            return format!("(SELECT) AS {letter}");
+        }
+        // Unqualified: only so does it take several arrays, and pg_catalog is searched first anyway.
+        format!("unnest({}) AS {letter}({})", arrays.join(", "), columns.join(", "))
+    }
+
+    /// With the rows' numbers as the last column.
+    fn numbered_from(&self) -> String {
+        let Source { letter, arrays, columns, .. } = self;
+        format!("unnest({}) WITH ORDINALITY AS {letter}({})", arrays.join(", "), columns.join(", "))
+    }
 }
 
 /// Whether two values of one type are written alike: for types without `=`, or with one that is too kind (P09).
@@ -349,14 +305,33 @@ pub(super) fn text_form(column: &BoundColumn) -> Form {
     }
 }
 
+mod whole;
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::apply::sample::{keyed, keyless, texts};
+    use crate::pgoutput::Tuple;
 
     fn sql(table: &BoundTable, action: &Action, first: Option<&Tuple>) -> String {
         let form = |_, at: usize| text_form(&table.columns[at]);
-        Composer::new(table, form).compose(action, first).sql
+        let rows: Vec<BatchRow> =
+            first.iter().map(|old| BatchRow { old: Some((*old).clone()), new: None }).collect();
+        Composer::new(table, form).compose(action, &rows).sql
+    }
+
+    #[test]
+    fn equal_rows_are_found_by_a_join_that_can_be_hashed() {
+        let old = texts(&[Some("1"), Some("∅"), Some("x")]);
+        let sql = sql(&keyless(), &Action::DeleteRows, Some(&old));
+        assert!(
+            sql.contains(
+                "$4::pg_catalog.int4[]) WITH ORDINALITY AS u(c1, c2, c3, wanted, image) JOIN ONLY \"s\".\"t\" AS s \
+                 ON s.\"id\" OPERATOR(pg_catalog.=) u.c1 AND s.\"b\" OPERATOR(pg_catalog.=) u.c3 AND \
+                 pg_catalog.format('%L', s.\"a\") COLLATE"
+            ),
+            "{sql}"
+        );
     }
 
     #[test]

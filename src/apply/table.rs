@@ -75,6 +75,8 @@ pub(super) enum RowIdentity {
 pub(super) enum Pace {
     /// Changes of a row are merged; one statement per kind. The key is unique on the target.
     Net,
+    /// Rows are counted: there is no key, and each change has the whole of both images.
+    Multiset,
     /// Runs of one kind become one statement; their order stays.
     Runs,
     /// One row per statement: triggers or rules of the target see each change (P47, P54).
@@ -157,10 +159,13 @@ impl Binder<'_> {
             .collect::<Result<Vec<_>, Drift>>()?;
         let (identity, uniqueness) = identity(relation, table);
         let watched = !table.replica_triggers.is_empty() || table.has_rules;
-        let pace = match uniqueness {
+        // An update told as one row out and one in would reset what the source does not have.
+        let is_whole = table.writable_columns().count() == columns.len() && table.kind != TableKind::Foreign;
+        let pace = match (&identity, uniqueness) {
             _ if watched => Pace::Single,
-            Uniqueness::Proven => Pace::Net,
-            Uniqueness::Unknown => Pace::Runs,
+            (_, Uniqueness::Proven) => Pace::Net,
+            (RowIdentity::WholeRow, Uniqueness::Unknown) if is_whole => Pace::Multiset,
+            (_, Uniqueness::Unknown) => Pace::Runs,
         };
         let plain = !table.row_security && !watched && table.kind != TableKind::Foreign;
         Ok(Arc::new(BoundTable {
@@ -350,7 +355,7 @@ mod tests {
         let full = relation(ReplicaIdentity::Full, &[("a", 23, true), ("b", 25, true)]);
         let mut columns = vec![column("a", "int4"), column("b", "text")];
         let without = bind(&full, &table(columns.clone(), vec![])).unwrap();
-        assert_eq!((&without.identity, without.pace), (&RowIdentity::WholeRow, Pace::Runs));
+        assert_eq!((&without.identity, without.pace), (&RowIdentity::WholeRow, Pace::Multiset));
         let nullable = bind(&full, &table(columns.clone(), vec![index(IndexKind::Unique, &[1])])).unwrap();
         assert_eq!(nullable.identity, RowIdentity::WholeRow);
         columns[0].not_null = true;

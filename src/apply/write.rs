@@ -3,6 +3,7 @@
 //! Hazard: a statement that touches fewer or more rows than were sent has met a target that is not what the
 //! source was. The number travels with the statement, and nothing commits before it was compared (P100).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -18,6 +19,16 @@ use crate::pgoutput::{Tuple, Value};
 
 /// Inserts of at least this many rows are copied in: below it the extra round trips cost more.
 const COPY_ROWS_MIN: usize = 200;
+
+/// A join of whole rows reads the table once, where no index helps: that is for the planner to see, who must know
+/// how many rows the batch has. It holds until the transaction or its savepoint ends, or [`SCANS_OFF`].
+const SCANS_ON: &str = "SELECT pg_catalog.set_config('enable_seqscan', 'on', true), \
+    pg_catalog.set_config('enable_hashjoin', 'on', true), CASE WHEN pg_catalog.current_setting('plan_cache_mode', true) \
+    IS NOT NULL THEN pg_catalog.set_config('plan_cache_mode', 'force_custom_plan', true) END";
+/// As a lane is otherwise.
+const SCANS_OFF: &str = "SELECT pg_catalog.set_config('enable_seqscan', 'off', true), \
+    pg_catalog.set_config('enable_hashjoin', 'off', true), CASE WHEN pg_catalog.current_setting('plan_cache_mode', true) \
+    IS NOT NULL THEN pg_catalog.set_config('plan_cache_mode', 'force_generic_plan', true) END";
 
 /// A statement for the target.
 #[derive(Debug)]
@@ -116,15 +127,28 @@ pub(super) fn writes(planned: &Planned) -> Vec<Write> {
             if let Some(copy) = copy(batch) {
                 return vec![copy];
             }
-            match statement(&batch.table, &batch.action, &batch.rows) {
+            let made = match statement(&batch.table, &batch.action, &batch.rows) {
                 Ok(write) => vec![write],
                 Err(Misfit) => {
                     let each = batch.rows.chunks(1).map(|row| statement(&batch.table, &batch.action, row));
                     each.map(|write| write.expect("one row has one format in each column")).collect()
                 }
+            };
+            match batch.action {
+                Action::DeleteRows => [bare(SCANS_ON.to_owned())]
+                    .into_iter()
+                    .chain(made)
+                    .chain([bare(SCANS_OFF.to_owned())])
+                    .collect(),
+                _ => made,
             }
         }
     }
+}
+
+/// A statement without parameters, of which the rows do not count.
+fn bare(sql: String) -> Write {
+    Write { table: None, sql, body: Body::Parameters(Vec::new()), touches: Touches::Any }
 }
 
 fn statement(table: &Arc<BoundTable>, action: &Action, rows: &[BatchRow]) -> Result<Write, Misfit> {
@@ -135,12 +159,22 @@ fn statement(table: &Arc<BoundTable>, action: &Action, rows: &[BatchRow]) -> Res
         let table = Some(Arc::clone(table));
         return Ok(Write { table, sql, body: Body::Parameters(Vec::new()), touches });
     }
-    let forms = Forms::of(table, rows);
-    let first = rows.first().and_then(|row| row.old.as_ref());
+    let (distinct, counts) = match action {
+        Action::DeleteRows => counted(rows),
+        _ => (Cow::Borrowed(rows), Vec::new()),
+    };
+    let forms = Forms::of(table, &distinct);
     let form = |side, column| forms.form(side, column);
-    let Statement { sql, parameters } = Composer::new(table, form).compose(action, first);
-    let payloads = fill(table, &parameters, rows)?;
+    let Statement { sql, parameters } = Composer::new(table, form).compose(action, &distinct);
+    let payloads = fill(table, &parameters, &distinct, &counts)?;
     Ok(Write { table: Some(Arc::clone(table)), sql, body: Body::Parameters(payloads), touches })
+}
+
+/// Rows that differ, and how often each of them stands side by side with its equals.
+fn counted(rows: &[BatchRow]) -> (Cow<'_, [BatchRow]>, Vec<i32>) {
+    let runs = rows.chunk_by(|one, other| one.old == other.old);
+    let counts = runs.clone().map(|run| i32::try_from(run.len()).unwrap_or(i32::MAX));
+    (Cow::Owned(runs.filter_map(|run| run.first().cloned()).collect()), counts.collect())
 }
 
 /// In which form each column's values are at hand, by side.
@@ -191,11 +225,13 @@ enum Growing {
 }
 
 impl Growing {
-    fn new(table: &BoundTable, parameter: &Parameter) -> Growing {
-        let Parameter::Column { column, form, .. } = parameter else {
-            return Growing::Rows(RecordArray::new(table.record.len()));
+    fn new(table: &BoundTable, parameter: &Parameter, counts: &[i32]) -> Growing {
+        let (form, column) = match parameter {
+            Parameter::Column { column, form, .. } => (form, *column),
+            Parameter::Rows { .. } => return Growing::Rows(RecordArray::new(table.record.len())),
+            Parameter::Counts => return Growing::Binary(BinaryArray::of_numbers(counts)),
         };
-        match (form, &table.columns[*column].carrier) {
+        match (form, &table.columns[column].carrier) {
             (Form::TextArray, Carrier::Array { delimiter, .. }) => Growing::Text(TextArray::new(*delimiter)),
             (Form::TextArray | Form::CastArray, _) => Growing::Text(TextArray::new(',')),
             (Form::BinaryArray, Carrier::Array { element, .. }) => {
@@ -238,9 +274,14 @@ impl Growing {
 }
 
 /// Walks each tuple once and hands every value to the parameter that wants it.
-fn fill(table: &BoundTable, parameters: &[Parameter], rows: &[BatchRow]) -> Result<Vec<Payload>, Misfit> {
+fn fill(
+    table: &BoundTable,
+    parameters: &[Parameter],
+    rows: &[BatchRow],
+    counts: &[i32],
+) -> Result<Vec<Payload>, Misfit> {
     let mut growing: Vec<Growing> =
-        parameters.iter().map(|parameter| Growing::new(table, parameter)).collect();
+        parameters.iter().map(|parameter| Growing::new(table, parameter, counts)).collect();
     let sides = [Wanted::of(Side::Old, table, parameters), Wanted::of(Side::New, table, parameters)];
     for row in rows {
         for (tuple, wanted) in [&row.old, &row.new].into_iter().zip(&sides) {
@@ -277,7 +318,7 @@ impl<'p> Wanted<'p> {
                 Parameter::Rows { side, columns } if *side == wanted => {
                     in_rows = Some((at, columns.as_slice()))
                 }
-                Parameter::Column { .. } | Parameter::Rows { .. } => {}
+                Parameter::Column { .. } | Parameter::Rows { .. } | Parameter::Counts => {}
             }
         }
         Wanted { by_column, in_rows }
@@ -313,7 +354,6 @@ fn copy(batch: &Batch) -> Option<Write> {
 
 /// The message names each table that was emptied, so ONLY is right for those with inheritance children.
 fn truncate(truncation: &Truncation) -> Vec<Write> {
-    let bare = |sql| Write { table: None, sql, body: Body::Parameters(Vec::new()), touches: Touches::Any };
     let names = truncation.tables.iter().map(|table| format!("{}{}", table.only, table.name));
     let cascade = match truncation.cascade {
         Cascade::Restrict => "",

@@ -55,7 +55,9 @@ impl Model {
                 Action::Insert => None,
                 Action::Update(_) => Some(self.by_key(&values(row.new.as_ref().unwrap())[0])),
                 Action::Rekey(_) | Action::Delete => Some(self.by_key(&values(row.old.as_ref().unwrap())[0])),
-                Action::UpdateWhole(_) | Action::DeleteWhole => Some(values(row.old.as_ref().unwrap())),
+                Action::UpdateWhole(_) | Action::DeleteWhole | Action::DeleteRows => {
+                    Some(values(row.old.as_ref().unwrap()))
+                }
             })
             .collect();
         for (row, found) in batch.rows.iter().zip(found) {

@@ -120,6 +120,64 @@ async fn rows_without_a_key_are_changed_one_at_a_time() {
     assert_eq!(fallbacks(&stats), 0);
 }
 
+/// Of equal rows as many go as went on the source, whatever happened to them in between, in one statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_rows_without_a_key_are_changed_at_once() {
+    let ddl = r#"
+        CREATE TABLE f (a int, "B b" text, n numeric, f float8, j json, p point, l text[]);
+        CREATE INDEX ON f (a);
+        CREATE TABLE part (a int, b text) PARTITION BY LIST (a);
+        CREATE TABLE part_1 PARTITION OF part FOR VALUES IN (1); CREATE TABLE part_2 PARTITION OF part DEFAULT;
+        CREATE TABLE toasted (a int, b text, c text); ALTER TABLE toasted ALTER c SET STORAGE EXTERNAL;
+        CREATE TABLE more (a int, b text);
+        CREATE TABLE bare ();"#;
+    let full: String = ["f", "part_1", "part_2", "toasted", "more", "bare"]
+        .map(|table| format!("ALTER TABLE {table} REPLICA IDENTITY FULL;"))
+        .concat();
+    // The target has a column more, whose values no update may lose.
+    let target = format!("{ddl}{full} ALTER TABLE more ADD COLUMN own int DEFAULT 7;");
+    for values in [Values::Text, Values::Binary] {
+        let stage = Stage::with(&format!("{ddl}{full}"), &target, values).await;
+        stage
+            .run(
+                r#"INSERT INTO f SELECT g % 200, CASE WHEN g % 3 > 0 THEN 'x' END, (ARRAY[1.0, 1.00, NULL])[1 + g % 3],
+                     (ARRAY['0', '-0', 'NaN'])[1 + g % 3]::float8, '{"a":  1}', '(1,2)', '{NULL,"NULL"}'
+                   FROM generate_series(1, 2000) g;
+                   INSERT INTO f SELECT FROM generate_series(1, 20);
+                   INSERT INTO part SELECT g % 3, 'p' FROM generate_series(1, 600) g;
+                   INSERT INTO toasted SELECT g % 2, 'b', repeat(md5((g % 5)::text), 100) FROM generate_series(1, 50) g;
+                   INSERT INTO more SELECT g, 'm' FROM generate_series(1, 10) g;
+                   INSERT INTO bare SELECT FROM generate_series(1, 10)"#,
+            )
+            .await;
+        stage.apply().await;
+        stage.target.batch_execute("UPDATE more SET own = 8").await.unwrap();
+        // Chains, there and back, one of several twins, spellings of one number.
+        stage
+            .run(
+                r#"UPDATE f SET a = a + 1 WHERE a < 150; UPDATE f SET a = a + 1; UPDATE f SET a = a - 1 WHERE a > 100;
+                   DELETE FROM f WHERE n::text = '1.00' AND a < 60; UPDATE f SET f = '-0' WHERE f::text = '0' AND a < 80;
+                   DELETE FROM f WHERE ctid IN (SELECT ctid FROM f WHERE a IS NULL LIMIT 5);
+                   UPDATE f SET a = 1 WHERE ctid IN (SELECT ctid FROM f WHERE a IS NULL LIMIT 5);
+                   UPDATE part SET b = 'q' WHERE ctid IN (SELECT ctid FROM part_1 LIMIT 50) AND a = 1;
+                   UPDATE part SET a = 1 WHERE ctid IN (SELECT ctid FROM part_2 LIMIT 50) AND a <> 1;
+                   DELETE FROM part_1 WHERE ctid IN (SELECT ctid FROM part_1 LIMIT 30);
+                   UPDATE toasted SET b = 'c' WHERE a = 1; DELETE FROM toasted WHERE ctid IN (SELECT ctid FROM toasted LIMIT 7);
+                   UPDATE more SET b = 'n' WHERE a < 5; DELETE FROM more WHERE a = 9;
+                   DELETE FROM bare WHERE ctid IN (SELECT ctid FROM bare LIMIT 4)"#,
+            )
+            .await;
+        let (_, stats) = stage.apply().await;
+        for table in ["f", "part_1", "part_2", "toasted", "bare"] {
+            assert_eq!(rows(&stage.source, table).await, rows(&stage.target, table).await, "{table}");
+        }
+        assert_eq!(fallbacks(&stats), 0);
+        let kept: i64 =
+            stage.target.query_one("SELECT count(*) FROM more WHERE own = 8", &[]).await.unwrap().get(0);
+        assert_eq!(kept, 9);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn identity_and_generated_columns_are_left_to_the_target() {
     let stage = Stage::new(
