@@ -2,13 +2,15 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint bench prerequisites
+.PHONY: help demo test lint bench bench-apply prerequisites
 
 help:
 	@echo 'make demo    two throwaway servers, a live migration between them'
 	@echo 'make test    every test: unit, property, golden, scenario'
 	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
 	@echo 'make bench   the engine by itself, then on servers beside its rivals; an hour'
+	@echo 'make bench-apply   only the changes, beside the drain and a native subscription; twenty minutes'
+	@echo '                   ARGS=--quick in three; ARGS="--workload tpcb,hot" for some'
 
 demo: prerequisites
 	$(CARGO) run --release --bin pgstream -- demo
@@ -27,6 +29,9 @@ lint:
 bench: prerequisites
 	$(CARGO) bench --bench micro
 	$(CARGO) bench --bench macro
+
+bench-apply: prerequisites
+	$(CARGO) bench --bench macro -- --only apply $(ARGS)
 
 prerequisites:
 	@tests/prerequisites.sh

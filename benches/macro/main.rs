@@ -6,12 +6,13 @@
 //!
 //!     cargo bench --bench macro                     # all; an hour on a small machine
 //!     cargo bench --bench macro -- --quick          # small sizes; some minutes
-//!     cargo bench --bench macro -- --only catch-up
+//!     cargo bench --bench macro -- --only apply     # `make bench-apply`; twenty minutes
+//!     cargo bench --bench macro -- --only apply --workload tpcb,hot
 //!
 //! It needs PostgreSQL's server programs, pgbench, `pg_dump` and `pg_restore`, and Linux for `/proc`. The servers
 //! are throwaway ones; they end with the bench, however it ends.
 
-mod catch_up;
+mod apply;
 mod copy;
 mod process;
 mod stage;
@@ -19,6 +20,7 @@ mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use pgstream::demo::Durability;
@@ -34,6 +36,13 @@ struct Args {
     /// Only this part.
     #[arg(long)]
     only: Option<Part>,
+    /// Of apply, only these: tpcb, inserts, updates, indexed, hot, deletes, giant, wide, keyless, tables; following;
+    /// curve.
+    #[arg(long, value_delimiter = ',', value_parser = WORKLOADS)]
+    workload: Vec<String>,
+    /// Multiplies rows and transactions of apply.
+    #[arg(long)]
+    scale: Option<f64>,
     /// Times that every contestant runs; medians are shown.
     #[arg(long)]
     repetitions: Option<usize>,
@@ -51,37 +60,49 @@ struct Args {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
     Copy,
-    CatchUp,
+    Apply,
 }
 
-/// How much there is to do.
-struct Size {
+const WORKLOADS: [&str; 12] = [
+    "tpcb",
+    "inserts",
+    "updates",
+    "indexed",
+    "hot",
+    "deletes",
+    "giant",
+    "wide",
+    "keyless",
+    "tables",
+    "following",
+    "curve",
+];
+
+/// How much there is to copy.
+struct CopySize {
     repetitions: usize,
-    copy_scale: u32,
+    scale: u32,
     mixed_rows: u64,
-    catch_up_scale: u32,
-    transactions: u64,
 }
 
 impl Args {
-    fn size(&self) -> Size {
-        let size = match self.quick {
-            true => Size {
-                repetitions: 1,
-                copy_scale: 5,
-                mixed_rows: 200_000,
-                catch_up_scale: 2,
-                transactions: 20_000,
-            },
-            false => Size {
-                repetitions: 3,
-                copy_scale: 50,
-                mixed_rows: 5_000_000,
-                catch_up_scale: 20,
-                transactions: 200_000,
-            },
-        };
-        Size { repetitions: self.repetitions.unwrap_or(size.repetitions).max(1), ..size }
+    fn wants(&self, part: Part) -> bool {
+        let only = if self.workload.is_empty() { self.only } else { Some(Part::Apply) };
+        only.is_none_or(|only| only == part)
+    }
+
+    fn copy_size(&self) -> CopySize {
+        let (repetitions, scale, mixed_rows) = if self.quick { (1, 5, 200_000) } else { (3, 50, 5_000_000) };
+        CopySize { repetitions: self.repetitions.unwrap_or(repetitions).max(1), scale, mixed_rows }
+    }
+
+    fn apply_size(&self) -> apply::Size {
+        let (repetitions, scale, seconds) = if self.quick { (1, 0.05, 4) } else { (5, 1.0, 12) };
+        apply::Size {
+            scale: self.scale.unwrap_or(scale),
+            repetitions: self.repetitions.unwrap_or(repetitions).max(1),
+            following: Duration::from_secs(seconds),
+        }
     }
 }
 
@@ -109,20 +130,17 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(args: &Args) -> Result<()> {
-    let size = args.size();
     let durability = if args.careless { Durability::Careless } else { Durability::Real };
     println!("{}", machine());
-    for part in
-        [Part::Copy, Part::CatchUp].into_iter().filter(|part| args.only.is_none_or(|only| only == *part))
-    {
+    for part in [Part::Copy, Part::Apply].into_iter().filter(|part| args.wants(*part)) {
         let stage = Stage::set(durability, &args.engine).await?;
-        println!("\n{}, durability {durability:?}; medians of {}", stage.description(), size.repetitions);
+        println!("\n{}, durability {durability:?}", stage.description());
         match part {
-            Part::Copy => copy::measure(&stage, &size).await?,
-            Part::CatchUp => catch_up::measure(&stage, &size).await?,
+            Part::Copy => copy::measure(&stage, &args.copy_size()).await?,
+            Part::Apply => apply::measure(&stage, args.apply_size(), &args.workload).await?,
         }
     }
-    println!("\n× compares wall time (copy) or drain time (catching up) with the first row.\n{}", machine());
+    println!("\n{}", machine());
     Ok(())
 }
 

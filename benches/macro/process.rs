@@ -128,6 +128,17 @@ impl Running {
         self.memory_bytes
     }
 
+    /// Fails at once if it has failed, instead of waiting for what it will never do.
+    ///
+    /// # Errors
+    /// `Tool`, with what it said last.
+    pub(crate) fn expect_no_failure(&mut self) -> Result<()> {
+        match Stat::of(self.pid()) {
+            Some(stat) if stat.state == 'Z' => self.reap(Some(stat)).map(drop),
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until it ends.
     ///
     /// # Errors

@@ -19,9 +19,6 @@ const SETTINGS: &[(&str, &str)] = &[
     ("wal_sender_timeout", "0"),
 ];
 
-/// The one database without pgbench's tables.
-pub(crate) const MIXED: &str = "mixed";
-
 /// A source and a target on this machine; both end when this drops, and when we are killed.
 pub(crate) struct Stage {
     pub(crate) source: Cluster,
@@ -62,15 +59,15 @@ impl Stage {
         Command::new(if own.exists() { own } else { PathBuf::from(name) })
     }
 
-    /// `pgstream migrate` from one database to another; more arguments may follow.
-    pub(crate) fn migrate(&self, from: &str, to: &str) -> Command {
-        let mut command = Command::new(&self.engine);
-        command.args(["migrate", "-s", &self.source.dsn(from), "-t", &self.target.dsn(to)]);
-        command.args(["--json", "--quiet"]);
-        if from != MIXED {
-            // It has no key, and only ever grows.
-            command.args(["--insert-only", "public.pgbench_history"]);
+    /// `pgstream migrate` from one database to another, by another port of this machine if need be; more arguments
+    /// may follow.
+    pub(crate) fn migrate(&self, from: &str, to: &str, port: Option<u16>) -> Command {
+        let mut target = self.target.dsn(to);
+        if let Some(port) = port {
+            target += &format!(" port={port}");
         }
+        let mut command = Command::new(&self.engine);
+        command.args(["migrate", "-s", &self.source.dsn(from), "-t", &target, "--json", "--quiet"]);
         command.stdout(std::process::Stdio::null());
         command
     }

@@ -24,15 +24,24 @@ impl<const N: usize> Table<N> {
 
 /// The median of each column by itself.
 fn medians<const N: usize>(runs: &[Run<N>]) -> Run<N> {
-    std::array::from_fn(|column| {
-        let mut values: Vec<f64> = runs.iter().map(|run| run[column]).collect();
-        values.sort_by(f64::total_cmp);
-        match values.len() {
-            0 => f64::NAN,
-            count if count % 2 == 1 => values[count / 2],
-            count => f64::midpoint(values[count / 2 - 1], values[count / 2]),
-        }
-    })
+    std::array::from_fn(|column| median(runs.iter().map(|run| run[column])))
+}
+
+/// The middle, or between the two in the middle; NaN of nothing.
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.into_iter().collect();
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => f64::NAN,
+        count if count % 2 == 1 => values[count / 2],
+        count => f64::midpoint(values[count / 2 - 1], values[count / 2]),
+    }
+}
+
+/// The smallest of the ascending values that so large a part of them does not exceed; NaN of nothing.
+pub(crate) fn quantile(ascending: &[f64], part: f64) -> f64 {
+    let rank = (part * ascending.len() as f64).ceil() as usize;
+    ascending.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
 }
 
 impl<const N: usize> std::fmt::Display for Table<N> {
