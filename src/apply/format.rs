@@ -77,6 +77,8 @@ impl ValueFormat {
         let unreadable = relation.columns.iter().find_map(|column| {
             let twin = target.column(&column.name)?;
             let form = match column.type_oid < FIRST_UNSTABLE {
+                // A wider type holds the text of the narrower one's values, not their bytes.
+                true if column.type_oid != twin.type_oid => None,
                 true => Some(&twin.binary),
                 false => forms.get(&column.type_oid),
             };

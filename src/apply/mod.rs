@@ -51,6 +51,7 @@ mod write;
 mod writer;
 
 pub use checkpoint::{LaneId, PROGRESS_DDL, Progress, begin_progress, read_progress};
+pub use drift::{Drifted, SourceNow};
 pub use format::{NotInBinary, ValueFormat, needs_text};
 pub use group::GroupBounds;
 pub use input::ApplyInput;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::drift::SourceNow;
 use super::format::ValueFormat;
 use super::group::GroupBounds;
 use super::relations::TableWatermarks;
@@ -21,6 +22,8 @@ pub struct ApplyOptions {
     pub tables: Vec<Table>,
     /// The tables that are migrated, and where each one's copy ends.
     pub watermarks: TableWatermarks,
+    /// The source's tables as they are by now: the stream may come from before their last ALTER.
+    pub source: SourceNow,
     /// How the stream's values come.
     pub values: ValueFormat,
     /// What the progress row says.
@@ -50,6 +53,7 @@ impl ApplyOptions {
             protocol_version,
             tables: Vec::new(),
             watermarks: TableWatermarks::default(),
+            source: SourceNow::default(),
             values: ValueFormat::Text,
             start,
             replica_role: ReplicaRole::Denied,

@@ -85,7 +85,8 @@ impl Applier {
         let done = watch::Sender::new(Done::default());
 
         let values = options.values;
-        let relations = Relations::new(options.tables, facts, options.watermarks).in_format(values);
+        let relations =
+            Relations::new(options.tables, facts, options.watermarks, options.source).in_format(values);
         let out = Outlet::new(orders, done.subscribe(), outcome.stop.subscribe(), Handle::current());
         let limits =
             StashLimits { memory_bytes: options.stash_memory_bytes, directory: options.stash_directory };

@@ -64,8 +64,18 @@ impl Planner {
     /// # Errors
     /// `Protocol`, `Drift`, `Local` or `Apply`; the change that cannot be planned is named.
     pub(super) fn run(mut self) -> Result<()> {
-        while self.step()? == Next::Go {}
-        Ok(())
+        loop {
+            match self.step() {
+                Ok(Next::Go) => {}
+                Ok(Next::End) => return Ok(()),
+                // A person is to mend this: what came before it need not wait for that.
+                Err(error) if error.kind() == ErrorKind::Drift => {
+                    self.desk.write_out()?;
+                    return Err(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     fn step(&mut self) -> Result<Next> {
@@ -238,6 +248,21 @@ impl Desk {
             true => self.hand_over_now(),
             false => Ok(()),
         }
+    }
+
+    /// Gives the writer every whole transaction, and waits until they are on the target.
+    fn write_out(&mut self) -> Result<()> {
+        if self.group.has_whole() {
+            self.hand_over_now()?;
+        }
+        let Outlet { runtime, done, stop, sent, .. } = &mut self.out;
+        runtime.block_on(async {
+            tokio::select! {
+                _ = done.wait_for(|done| done.orders == *sent) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+        Ok(())
     }
 
     /// Gives the writer what is ready: changes, else a position.

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::assemble::{Assembler, StashLimits};
+use super::drift::SourceNow;
 use super::group::GroupBounds;
 use super::operator::TargetFacts;
 use super::planner::{Desk, Outlet};
@@ -63,7 +64,7 @@ impl Rehearsal {
         let out = Outlet::new(sender, done.subscribe(), stop.subscribe(), runtime.handle().clone());
         let watermarks: TableWatermarks =
             tables.iter().map(|table| (table.name.clone(), Lsn::ZERO)).collect();
-        let relations = Relations::new(tables, TargetFacts::default(), watermarks);
+        let relations = Relations::new(tables, TargetFacts::default(), watermarks, SourceNow::default());
         let reporter = Arc::new(Reporter::starting_at(Lsn::ZERO));
         // Positions are asserted against what has been received: here, everything.
         reporter.received(Lsn::new(u64::MAX));

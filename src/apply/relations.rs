@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::drift::Drift;
+use super::drift::{Drift, SourceNow};
 use super::format::{NotInBinary, ValueFormat};
 use super::operator::TargetFacts;
 use super::table::{Binder, BoundTable};
@@ -38,7 +38,12 @@ impl FromIterator<(QualifiedName, Lsn)> for TableWatermarks {
 #[derive(Debug)]
 enum Known {
     Announced(Arc<Relation>),
-    Bound { relation: Arc<Relation>, table: Arc<BoundTable> },
+    Bound {
+        relation: Arc<Relation>,
+        table: Arc<BoundTable>,
+    },
+    /// A shape of before what both ends have become: it must not be bound so once it comes again.
+    BoundAsPast(Arc<BoundTable>),
 }
 
 /// Tables by the source's OIDs.
@@ -49,14 +54,20 @@ pub(super) struct Relations {
     target: HashMap<QualifiedName, Table>,
     facts: TargetFacts,
     watermarks: TableWatermarks,
+    source: SourceNow,
     values: ValueFormat,
 }
 
 impl Relations {
-    pub(super) fn new(target: Vec<Table>, facts: TargetFacts, watermarks: TableWatermarks) -> Relations {
+    pub(super) fn new(
+        target: Vec<Table>,
+        facts: TargetFacts,
+        watermarks: TableWatermarks,
+        source: SourceNow,
+    ) -> Relations {
         let target = target.into_iter().map(|table| (table.name.clone(), table)).collect();
         let (known, types) = (HashMap::new(), HashMap::new());
-        Relations { known, types, target, facts, watermarks, values: ValueFormat::Text }
+        Relations { known, types, target, facts, watermarks, source, values: ValueFormat::Text }
     }
 
     /// Reads a stream whose values come in this format.
@@ -74,7 +85,7 @@ impl Relations {
         relation.xid = None;
         match self.known.get(&relation.id) {
             Some(Known::Announced(known) | Known::Bound { relation: known, .. }) if **known == relation => {}
-            Some(_) | None => {
+            Some(Known::Announced(_) | Known::Bound { .. } | Known::BoundAsPast(_)) | None => {
                 self.known.insert(relation.id, Known::Announced(Arc::new(relation)));
             }
         }
@@ -88,25 +99,36 @@ impl Relations {
     /// be read in the stream's format.
     pub(super) fn table(&mut self, id: RelationId, final_lsn: Lsn) -> Result<Option<Arc<BoundTable>>> {
         let relation = match self.known(id)? {
-            Known::Bound { table, .. } => {
+            Known::Bound { table, .. } | Known::BoundAsPast(table) => {
                 return Ok((final_lsn >= table.watermark).then(|| Arc::clone(table)));
             }
             Known::Announced(relation) => Arc::clone(relation),
         };
         let name = name(&relation);
         let Some(watermark) = self.watermarks.get(&name) else {
-            return Err(Drift::UnknownTable { table: name }.into_error());
+            return Err(Drift::UnknownTable { table: name }.into_error(&relation));
         };
         if final_lsn < watermark {
             return Ok(None);
         }
         let Some(target) = self.target.get(&name) else {
-            return Err(Drift::MissingTable { table: name }.into_error());
+            return Err(Drift::MissingTable { table: name }.into_error(&relation));
         };
+        let bind = |since| {
+            let binder = Binder { facts: &self.facts, types: &self.types, since };
+            binder.bind(&relation, target, watermark).map_err(|drift| drift.into_error(&relation))
+        };
+        let (table, known) = match (bind(None), self.source.since(&name, final_lsn)) {
+            (Ok(table), _) => (Arc::clone(&table), Known::Bound { relation: Arc::clone(&relation), table }),
+            (Err(_), Some(since)) => {
+                let table = bind(Some(since))?;
+                (Arc::clone(&table), Known::BoundAsPast(table))
+            }
+            (Err(drift), None) => return Err(drift),
+        };
+        // What does not fit is drift, whatever the format.
         self.values.check(&relation, target).map_err(NotInBinary::into_error)?;
-        let binder = Binder { facts: &self.facts, types: &self.types };
-        let table = binder.bind(&relation, target, watermark).map_err(Drift::into_error)?;
-        self.known.insert(id, Known::Bound { relation, table: Arc::clone(&table) });
+        self.known.insert(id, known);
         Ok(Some(table))
     }
 
@@ -116,7 +138,7 @@ impl Relations {
     /// `Protocol` if the table was never announced.
     pub(super) fn is_migrated(&self, id: RelationId) -> Result<bool> {
         match self.known(id)? {
-            Known::Bound { .. } => Ok(true),
+            Known::Bound { .. } | Known::BoundAsPast(_) => Ok(true),
             Known::Announced(relation) => Ok(self.watermarks.get(&name(relation)).is_some()),
         }
     }
@@ -146,7 +168,8 @@ mod tests {
         let target =
             table(vec![column("id", "int4")], vec![crate::apply::sample::index(IndexKind::Primary, &[1])]);
         let of = |(name, lsn): &(&str, u64)| (QualifiedName::new("s", *name), Lsn::new(*lsn));
-        Relations::new(vec![target], TargetFacts::default(), watermarks.iter().map(of).collect())
+        let source = SourceNow::default();
+        Relations::new(vec![target], TargetFacts::default(), watermarks.iter().map(of).collect(), source)
     }
 
     fn announced(columns: &[(&str, u32, bool)]) -> Relation {
@@ -173,6 +196,22 @@ mod tests {
         relations.announce(shape.clone());
         assert!(relations.table(shape.id, Lsn::new(4)).unwrap().is_none());
         assert_eq!(relations.table(shape.id, Lsn::new(5)).unwrap_err().kind(), ErrorKind::Drift);
+    }
+
+    #[test]
+    fn only_a_shape_from_before_the_look_at_the_source_may_be_an_old_one() {
+        let wider = table(vec![column("id", "int4"), column("new", "text")], vec![]);
+        let of = (QualifiedName::new("s", "t"), Lsn::new(5));
+        let source = SourceNow::new(vec![wider.clone()], Lsn::new(100));
+        let mut relations =
+            Relations::new(vec![wider], TargetFacts::default(), [of].into_iter().collect(), source);
+        let shape = announced(&[("id", 23, false)]);
+        relations.announce(shape.clone());
+        assert!(relations.table(shape.id, Lsn::new(99)).unwrap().is_some());
+        // The same again, after DDL: what was concluded from the look counts no longer.
+        relations.announce(shape.clone());
+        let drift = relations.table(shape.id, Lsn::new(100)).unwrap_err();
+        assert_eq!(drift.kind(), ErrorKind::Drift);
     }
 
     #[test]

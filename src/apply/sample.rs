@@ -102,7 +102,17 @@ pub(super) fn relation(replica_identity: ReplicaIdentity, columns: &[(&str, u32,
 /// Binds without facts from a server.
 pub(super) fn bind(relation: &Relation, table: &Table) -> Result<Arc<BoundTable>, Drift> {
     let facts = TargetFacts::default();
-    Binder { facts: &facts, types: &HashMap::new() }.bind(relation, table, Lsn::ZERO)
+    Binder { facts: &facts, types: &HashMap::new(), since: None }.bind(relation, table, Lsn::ZERO)
+}
+
+/// Binds a shape that the source is known to have had before it had that of `since`.
+pub(super) fn bind_since(
+    relation: &Relation,
+    table: &Table,
+    since: &Table,
+) -> Result<Arc<BoundTable>, Drift> {
+    let facts = TargetFacts::default();
+    Binder { facts: &facts, types: &HashMap::new(), since: Some(since) }.bind(relation, table, Lsn::ZERO)
 }
 
 /// A table (id int4 primary key, a text, b text).

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::drift::{Drift, same_type, type_text};
+use super::drift::{Drift, Fit, fit, type_text};
 use super::key::is_canonical;
 use super::operator::TargetFacts;
 use crate::catalog::{Column, Generated, IdentityColumn, Index, IndexKind, Table, TableKind, TypeKind};
@@ -45,7 +45,7 @@ pub(super) struct BoundColumn {
     pub(super) key_comparison: Comparison,
     /// Whether equal values always have equal bytes: then `=` finds exactly the value that was meant.
     pub(super) is_canonical: bool,
-    /// Generated on the target: never written, never compared (P39).
+    /// Generated on the target (P39), or gone from both ends since: never written, never compared.
     pub(super) is_generated: bool,
     /// `GENERATED ALWAYS AS IDENTITY` on the target: UPDATE may not name it (P40).
     pub(super) is_identity_always: bool,
@@ -138,13 +138,16 @@ pub(super) struct Binder<'a> {
     pub(super) facts: &'a TargetFacts,
     /// Names of the source's types that are not built in.
     pub(super) types: &'a HashMap<Oid, QualifiedName>,
+    /// The table as it is on the source since, if the shape to bind is known to be of before.
+    pub(super) since: Option<&'a Table>,
 }
 
 impl Binder<'_> {
     /// Binds what the source says of a table to what the target's catalog says.
     ///
     /// # Errors
-    /// [`Drift`] if a column is missing on the target or has another type there.
+    /// [`Drift`] if a column is on one end only or has another type there, or if the target's primary key is
+    /// another; unless the target is what the source has become since.
     pub(super) fn bind(
         &self,
         relation: &Relation,
@@ -157,7 +160,11 @@ impl Binder<'_> {
             .iter()
             .map(|column| self.column(column, table))
             .collect::<Result<Vec<_>, Drift>>()?;
+        self.nothing_more(relation, table)?;
         let (identity, uniqueness) = identity(relation, table);
+        if uniqueness == Uniqueness::Unknown {
+            self.same_key(relation, table)?;
+        }
         let watched = !table.replica_triggers.is_empty() || table.has_rules;
         // An update told as one row out and one in would reset what the source does not have.
         let is_whole = table.writable_columns().count() == columns.len() && table.kind != TableKind::Foreign;
@@ -186,13 +193,25 @@ impl Binder<'_> {
         let announced = self.types.get(&source.type_oid);
         let source_type = || type_text(source, announced);
         let Some(target) = table.column(&source.name) else {
+            // The key finds rows, or nothing does.
+            if !source.is_key && self.since.is_some_and(|since| since.column(&source.name).is_none()) {
+                return Ok(gone(&source.name));
+            }
             return Err(Drift::MissingColumn {
                 table: table.name.clone(),
                 column: Identifier::new(source.name.as_str()),
                 source_type: source_type(),
             });
         };
-        if !same_type(source, announced, target, self.facts.base(target)) {
+        let fits = match fit(source, announced, target, self.facts.base(target)) {
+            Fit::Same => true,
+            Fit::Wider => {
+                let now = self.since.and_then(|since| since.column(&source.name));
+                now.is_some_and(|now| now.type_text == target.type_text)
+            }
+            Fit::Other => false,
+        };
+        if !fits {
             return Err(Drift::OtherType {
                 table: table.name.clone(),
                 column: target.name.clone(),
@@ -210,6 +229,37 @@ impl Binder<'_> {
             is_generated: target.generated != Generated::No,
             is_identity_always: target.identity == IdentityColumn::Always,
         })
+    }
+
+    /// Whether each column of the target's is one of the source's, which fills it.
+    fn nothing_more(&self, relation: &Relation, table: &Table) -> Result<(), Drift> {
+        let is_known = |column: &Column| {
+            column.generated != Generated::No
+                || relation.columns.iter().any(|source| source.name == column.name.raw())
+                || self.since.is_some_and(|since| since.column(column.name.raw()).is_some())
+        };
+        match table.columns.iter().find(|column| !is_known(column)) {
+            Some(extra) => Err(Drift::ExtraColumn { table: table.name.clone(), column: extra.name.clone() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the primary keys are the same, where both ends have one.
+    fn same_key(&self, relation: &Relation, table: &Table) -> Result<(), Drift> {
+        let of_primary = |table: &Table| {
+            let primary = table.indexes.iter().find(|index| index.kind == IndexKind::Primary)?;
+            index_positions(relation, table, primary)
+        };
+        let key = positions(relation, |column| column.is_key);
+        let is_by_primary = relation.replica_identity == ReplicaIdentity::Default && !key.is_empty();
+        let has_primary = table.indexes.iter().any(|index| index.kind == IndexKind::Primary);
+        let is_of_before = || self.since.is_some_and(|since| of_primary(since) == of_primary(table));
+        if !is_by_primary || !has_primary || of_primary(table).as_ref() == Some(&key) || is_of_before() {
+            return Ok(());
+        }
+        let names = key.iter().filter_map(|at| relation.columns.get(*at));
+        let key = names.map(|column| Identifier::new(column.name.as_str())).collect();
+        Err(Drift::OtherKey { table: table.name.clone(), key })
     }
 
     fn carrier(&self, target: &Column) -> Carrier {
@@ -249,6 +299,19 @@ fn record(relation: &Relation, table: &Table) -> Vec<RecordField> {
         |column: &Column| relation.columns.iter().position(|other| other.name == column.name.raw());
     let field = |column: &Column| RecordField { type_oid: column.type_oid, column: position(column) };
     table.columns.iter().map(field).collect()
+}
+
+/// A column that neither end has any more.
+fn gone(name: &str) -> BoundColumn {
+    BoundColumn {
+        name: Identifier::new(name),
+        type_name: QualifiedName::new("pg_catalog", "text"),
+        carrier: Carrier::Cast,
+        key_comparison: Comparison::Text,
+        is_canonical: false,
+        is_generated: true,
+        is_identity_always: false,
+    }
 }
 
 /// Whether an index of the target proves that a key names one row at most.
@@ -369,6 +432,38 @@ mod tests {
         target.replica_triggers.push(Identifier::new("audit"));
         let bound = bind(&relation(ReplicaIdentity::Default, &[("a", 23, true)]), &target).unwrap();
         assert_eq!((bound.pace, bound.copying), (Pace::Single, Copying::Avoided));
+    }
+
+    #[test]
+    fn a_column_of_the_targets_own_is_drift_unless_it_is_the_sources_to_come() {
+        let target = table(vec![column("a", "int4"), column("b", "text")], vec![]);
+        let before = relation(ReplicaIdentity::Nothing, &[("a", 23, false)]);
+        let extra = bind(&before, &target).unwrap_err();
+        assert!(matches!(extra, Drift::ExtraColumn { column, .. } if column.raw() == "b"));
+        assert!(sample::bind_since(&before, &target, &target).is_ok());
+    }
+
+    #[test]
+    fn a_shape_of_before_fits_what_both_ends_have_become() {
+        let target = table(vec![column("a", "int8")], vec![]);
+        let before = relation(ReplicaIdentity::Nothing, &[("a", 23, false), ("gone", 25, false)]);
+        assert!(matches!(bind(&before, &target), Err(Drift::OtherType { .. })));
+        let bound = sample::bind_since(&before, &target, &target).unwrap();
+        assert_eq!((bound.columns[0].is_generated, bound.columns[1].is_generated), (false, true));
+        let narrower = relation(ReplicaIdentity::Nothing, &[("a", 25, false)]);
+        assert!(sample::bind_since(&narrower, &target, &target).is_err(), "a text may be no number");
+        let key = relation(ReplicaIdentity::Default, &[("a", 23, false), ("gone", 25, true)]);
+        assert!(sample::bind_since(&key, &target, &target).is_err(), "no row is found without its key");
+    }
+
+    #[test]
+    fn another_primary_key_is_drift() {
+        let columns = vec![column("a", "int4"), column("b", "int4")];
+        let target = table(columns.clone(), vec![index(IndexKind::Primary, &[1])]);
+        let other = relation(ReplicaIdentity::Default, &[("a", 23, false), ("b", 23, true)]);
+        assert!(matches!(bind(&other, &target), Err(Drift::OtherKey { .. })));
+        let both = vec![index(IndexKind::Primary, &[1]), index(IndexKind::Unique, &[2])];
+        assert!(bind(&other, &table(columns, both)).is_ok());
     }
 
     #[test]

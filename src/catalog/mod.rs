@@ -8,12 +8,15 @@
 //! | `table`, `object` | the nouns |
 //! | `query`, `typing`, `order`, `load` | the queries, and what is concluded from their rows |
 //! | `diff`, `fingerprint` | source against target; before against after |
+//! | `added` | what a column or partition that is new was made with |
+//! | `widen` | which types hold every value of which others |
 //! | `selector`, `filters` | which tables an option names; what of a database is moved |
 //! | `dependent` | what cannot be without what is left behind |
 //! | `extension` | rows that a user put into an extension's own tables (P44) |
 //! | `sequence` | values no stream carries (P33) |
 //! | `capability` | what our role may do (P48) |
 
+mod added;
 mod capability;
 mod count;
 mod dependent;
@@ -31,7 +34,9 @@ mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 mod typing;
+mod widen;
 
+pub use added::{AddedColumn, AddedPartition, Fill, read_added_column, read_added_partition};
 pub use capability::{Capabilities, Connections, ReplicaRole};
 pub use count::{ObjectCounts, count_objects};
 pub use dependent::{Cause, Dependent, DependentKind, read_dependents};
@@ -48,3 +53,4 @@ pub use table::{
     BinaryForm, Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table,
     TableKind, TransferType, TypeKind,
 };
+pub use widen::TypeUse;

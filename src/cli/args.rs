@@ -221,6 +221,15 @@ pub struct Talk {
     pub migration_id: Option<String>,
 }
 
+/// The values of `--auto-ddl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum AutoDdlArg {
+    /// Everything waits for the operator.
+    Off,
+    /// What only adds is done.
+    Additive,
+}
+
 /// The values of `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormatArg {
@@ -299,6 +308,16 @@ pub struct MigrateArgs {
     /// When to end.
     #[command(flatten)]
     pub ending: EndingArgs,
+    /// When a table changes on the source, make on the target what only adds: columns, wider types, enum values,
+    /// partitions. Whatever else changed, and with off everything, is printed, and changes wait until it is done.
+    #[arg(
+        long,
+        value_name = "off|additive",
+        default_value = "off",
+        hide_possible_values = true,
+        help_heading = "Tables"
+    )]
+    pub auto_ddl: AutoDdlArg,
     /// How hard to work.
     #[command(flatten)]
     pub pace: Pace,

@@ -3,14 +3,14 @@
 use std::str::FromStr;
 
 use super::args::{
-    CheckArgs, Checks, Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg, MigrateArgs,
-    ReplicaIdentity, Talk, Until,
+    AutoDdlArg, CheckArgs, Checks, Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg,
+    MigrateArgs, ReplicaIdentity, Talk, Until,
 };
 use super::misuse::Misuse;
 use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
 use crate::migrate::cluster::{Order, Roles, Wanted};
-use crate::migrate::{Ending, Full, IdentityChoice, MethodChoice, Options, Output};
+use crate::migrate::{AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output};
 use crate::pg::Conninfo;
 use crate::precheck::{CheckChoice, TrialRestore, VersionRule};
 use crate::telemetry::{LogFormat, Verbosity};
@@ -241,6 +241,10 @@ impl MigrateArgs {
         Ok(Options {
             method: self.method.choice(),
             ending: self.ending.ending()?,
+            auto_ddl: match self.auto_ddl {
+                AutoDdlArg::Off => AutoDdl::Off,
+                AutoDdlArg::Additive => AutoDdl::Additive,
+            },
             identity: self.identity.choice(),
             filters: self.filters.choice()?,
             checks: self.checks.choice(),

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use super::args::secret;
 use super::args::{
-    CheckArgs, Checks, EndingArgs, Files, Filters, Identity, MethodArg, MigrateArgs, Pace, Servers, Talk,
-    Until,
+    AutoDdlArg, CheckArgs, Checks, EndingArgs, Files, Filters, Identity, MethodArg, MigrateArgs, Pace,
+    Servers, Talk, Until,
 };
 use super::misuse::{Misuse, variable};
 use super::quantity::{self, Limit, TableList};
@@ -169,6 +169,7 @@ impl PgMigrateArgs {
             filters,
             checks,
             ending,
+            auto_ddl: AutoDdlArg::Off,
             pace: Pace {
                 copy_jobs: None,
                 index_jobs: None,

@@ -95,6 +95,16 @@ pub enum Records {
     Keep,
 }
 
+/// What is done by itself when the source's definitions change while it is followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AutoDdl {
+    /// Nothing: changes wait until the operator has altered the target.
+    #[default]
+    Off,
+    /// Added columns, widened types, new enum values and new partitions are made on the target, too.
+    Additive,
+}
+
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
@@ -124,6 +134,8 @@ pub struct Options {
     pub split_bytes: u64,
     /// When to end.
     pub ending: Ending,
+    /// What is done about DDL on the source.
+    pub auto_ddl: AutoDdl,
     /// What to do with tables without a key.
     pub identity: IdentityChoice,
     /// What is moved at all; a migration goes on with the choice that it began with.
@@ -173,6 +185,7 @@ impl Options {
             index_jobs: NonZeroUsize::new(Options::INDEX_JOBS_DEFAULT).expect("a positive constant"),
             split_bytes: Options::SPLIT_BYTES_DEFAULT,
             ending: Ending::default(),
+            auto_ddl: AutoDdl::default(),
             identity: IdentityChoice::default(),
             filters: Filters::default(),
             checks: CheckChoice::default(),

@@ -19,15 +19,19 @@ use crate::wire::Session;
 /// Copies the rows that the stream does not carry: unlogged tables, large objects, what was set aside. Can be done twice.
 pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
-    let replica_role = match define::replica_role(run).await? {
+    load::copy_unstreamed(run, &source, load_role(run).await?).await?;
+    let keeper = Keeper::open(&run.options.source).await?;
+    carry_large_objects(run, &keeper, source.large_objects).await
+}
+
+/// How rows are loaded into tables that have their foreign keys by now.
+pub(super) async fn load_role(run: &Run) -> Result<LoadRole> {
+    Ok(match define::replica_role(run).await? {
         ReplicaRole::Settable => LoadRole::Replica,
         ReplicaRole::ThroughAivenExtras => LoadRole::ReplicaThroughAivenExtras,
         // Nothing that fires is there yet.
         ReplicaRole::Denied => LoadRole::Origin,
-    };
-    load::copy_unstreamed(run, &source, replica_role).await?;
-    let keeper = Keeper::open(&run.options.source).await?;
-    carry_large_objects(run, &keeper, source.large_objects).await
+    })
 }
 
 /// Everything between the last change and the hand-over. Can be done twice.

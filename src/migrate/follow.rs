@@ -5,7 +5,6 @@
 //! between them makes the *source* wait, never the reports. A goal is reached when it is *durable on the
 //! target*, not when lag reads zero.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,21 +14,21 @@ use tracing::Instrument as _;
 use super::config::Ending as Wanted;
 use super::cutover::source_search_path;
 use super::define;
+use super::drift::{self, Settled};
 use super::format::{self, Allowed};
 use super::gauge::{Gauge, Horizon};
 use super::monitor::Monitor;
 use super::run::Run;
 use super::shutdown::Shutdown;
-use super::state;
 use super::unseen::{self, Found};
-use crate::apply::{self, Applier, ApplyInput, ApplyOptions, LaneId, Positions};
+use crate::apply::{self, Applier, ApplyInput, ApplyOptions, LaneId, Positions, SourceNow};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Lsn, QualifiedName};
 use crate::pgoutput::StreamOptions;
 use crate::replication::{
-    FeedbackPositions, FeedbackWriter, StreamReader, emit_barrier, end_walsender, start_stream,
+    FeedbackPositions, FeedbackWriter, StreamReader, emit_barrier, end_walsender, start_stream, wal_position,
 };
 use crate::wire::{Connection, ConnectionSettings};
 
@@ -92,7 +91,9 @@ pub(super) async fn follow(run: &Run, stop: &mut Shutdown) -> Result<Followed> {
         Wanted::CaughtUp => Goal::Barrier(stop.or_stop(emit_barrier(&run.source)).await?),
         Wanted::Stop { max_lag_bytes } => Goal::Lag(max_lag_bytes),
     };
-    stream(run, stop, goal).await
+    let followed = stream(run, stop, goal).await?;
+    drift::warn_of_new_tables(run).await?;
+    Ok(followed)
 }
 
 /// Where each table's copy ends and its changes begin.
@@ -142,19 +143,35 @@ async fn connect(run: &Run, allowed: Allowed) -> Result<Live> {
     Ok(Live { start, applier, reader, feedback })
 }
 
-/// Follows; what the target refuses only because of a TRUNCATE that was not streamed is passed over, and values
-/// that cannot be read in the format they came in are asked for in another.
+/// Follows. What the target refuses only because of a TRUNCATE that was not streamed is passed over; values that
+/// cannot be read in the format they came in are asked for in another; and where the source's definitions have
+/// changed, the stream begins again when the target's have, too.
 async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
-    let mut allowed = Allowed::Binary;
+    let (mut allowed, mut tried) = (Allowed::Binary, drift::Tried::default());
     loop {
-        match stream_once(run, stop, goal, allowed).await {
-            Err(error) if allowed != Allowed::TextOnly && format::was_at_fault(&error) => {
-                tracing::info!(error = %crate::error::describe(&error), "the stream begins again in another format");
-                allowed = allowed.less();
+        let error = match stream_once(run, stop, goal, allowed).await {
+            Ok(followed) => return Ok(followed),
+            Err(error) => error,
+        };
+        if allowed != Allowed::TextOnly && format::was_at_fault(&error) {
+            tracing::info!(error = %crate::error::describe(&error), "the stream begins again in another format");
+            allowed = allowed.less();
+            continue;
+        }
+        if error.kind() == ErrorKind::Apply && unseen::set_aside(run).await? == Found::More {
+            continue;
+        }
+        match drift::settle(run, stop, &mut tried, error).await? {
+            Settled::GoOn => run.made_headway(),
+            Settled::Interrupted => {
+                let position = position(run).await?;
+                let (end, _) = wal_position(&run.source).await?;
+                return Ok(Followed {
+                    ended: Ended::Interrupted,
+                    position,
+                    lag_bytes: position.distance_to(end),
+                });
             }
-            Err(error)
-                if error.kind() == ErrorKind::Apply && unseen::set_aside(run).await? == Found::More => {}
-            ended => return ended,
         }
     }
 }
@@ -163,6 +180,7 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
 async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowed) -> Result<Followed> {
     let Live { start, applier, reader, feedback } = stop.or_stop(connect(run, allowed)).await?;
     applier.stats().observe_groups(run.metrics.clone());
+    run.metrics.waiting_for_operator(false);
     let mut gauge = Gauge::new(run, applier.stats());
     let mut tasks = JoinSet::new();
     let horizon = Arc::new(Horizon::starting_at(start));
@@ -199,13 +217,11 @@ async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowe
 async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<ApplyOptions> {
     let mut options = ApplyOptions::new(run.options.target.clone(), run.id.slot(), protocol_version, start);
     options.tables = catalog::load(&run.target).await?.tables;
-    let mut watermarks = watermarks(run).await?;
-    // A partition made on both ends since: the snapshots know nothing of it, so all its rows are in the stream (P27).
-    let known: HashSet<QualifiedName> = watermarks.iter().map(|(name, _)| name.clone()).collect();
-    let begun = state::find(&run.target).await?.and_then(|state| state.consistent_point).unwrap_or(Lsn::ZERO);
-    let born = options.tables.iter().filter(|table| table.is_partition && !known.contains(&table.name));
-    watermarks.extend(born.map(|table| (table.name.clone(), begun)));
-    options.watermarks = watermarks.into_iter().collect();
+    drift::adopt_new(run, &options.tables).await?;
+    options.watermarks = watermarks(run).await?.into_iter().collect();
+    // The position first: what is read after it knows of everything from before it.
+    let (as_of, _) = wal_position(&run.source).await?;
+    options.source = SourceNow::new(catalog::load(&run.source).await?.tables, as_of);
     options.replica_role = define::replica_role(run).await?;
     options.search_path = Some(source_search_path(&run.source).await?);
     if let Some(directory) = &run.options.work_dir {

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::build::Builder;
-use super::cutover::source_search_path;
+use super::cutover::{load_role, source_search_path};
 use super::define::{self, Definitions};
 use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
@@ -273,6 +273,36 @@ pub(super) async fn copy_plan(
     })
 }
 
+/// Copies published tables that the target has only lately, under a snapshot of their own: their changes from
+/// before it are passed over.
+pub(super) async fn copy_late(run: &Run, tables: &[QualifiedName]) -> Result<()> {
+    run.progress.note(&format!("copying {} tables that were attached on the source", tables.len()));
+    let target = catalog::load(&run.target).await?;
+    let snapshot = open::later_snapshot(run).await?;
+    let source = catalog_under(run, &snapshot.keeper).await?;
+    fits(tables, &source, &target)?;
+    unseen::note(run, tables).await?;
+    let tables = copies(tables, &source, &target)?;
+    let plan = copy_plan(run, &snapshot.keeper, snapshot.consistent_point, tables).await?;
+    copy_alone(CopyPlan { replica_role: load_role(run).await?, ..plan }).await
+}
+
+/// Copies tables for which nobody waits, or says which was in the way.
+async fn copy_alone(plan: CopyPlan) -> Result<()> {
+    // Their events are only drained.
+    let (events, mut drained) = mpsc::channel(64);
+    let drain = async {
+        while drained.recv().await.is_some() {}
+        Ok(())
+    };
+    let (outcome, ()) = tokio::try_join!(copy_tables(plan, events), drain)?;
+    match outcome.rewritten.iter().chain(&outcome.locked).next() {
+        None => Ok(()),
+        Some(table) => Err(Error::new(ErrorKind::Copy, format!("copy table {}", table.plain()))
+            .hint("It was truncated, rewritten or locked just now; run the same command again.")),
+    }
+}
+
 /// Tables that no stream tells of, and whose rows move all the same.
 pub(super) fn unlogged(source: &Catalog, wishes: &Wishes) -> Vec<QualifiedName> {
     source
@@ -306,18 +336,7 @@ pub(super) async fn copy_unstreamed(run: &Run, source: &Catalog, replica_role: L
     let keeper = Keeper::open(&run.options.source).await?;
     let tables = copies(&unstreamed, source, &target)?;
     let plan = CopyPlan { replica_role, ..copy_plan(run, &keeper, Lsn::ZERO, tables).await? };
-    // Nobody waits for these tables: their events are only drained.
-    let (events, mut drained) = mpsc::channel(64);
-    let drain = async {
-        while drained.recv().await.is_some() {}
-        Ok(())
-    };
-    let (outcome, ()) = tokio::try_join!(copy_tables(plan, events), drain)?;
-    match outcome.rewritten.iter().chain(&outcome.locked).next() {
-        None => Ok(()),
-        Some(table) => Err(Error::new(ErrorKind::Copy, format!("copy table {}", table.plain()))
-            .hint("It was truncated, rewritten or locked just now; run the same command again.")),
-    }
+    copy_alone(plan).await
 }
 
 /// Shows what passes through the splice, twice a second, while `work` runs.

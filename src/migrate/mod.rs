@@ -28,6 +28,7 @@ mod config;
 mod cutover;
 mod databases;
 mod define;
+mod drift;
 mod dump;
 mod extension;
 mod follow;
@@ -59,7 +60,7 @@ pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
-pub use config::{Ending, Full, IdentityChoice, Options, Output, Records};
+pub use config::{AutoDdl, Ending, Full, IdentityChoice, Options, Output, Records};
 pub use lock::Holder;
 pub use outcome::{Decisive, Ended, Figures, Outcome};
 pub use release::release_source;

@@ -4,6 +4,7 @@
 //! published whose UPDATE would then fail (P06); every lock has a timeout (P26); and the wait for running
 //! writers is bounded, shown, and leaves nothing behind when it is given up (P12).
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use super::databases;
@@ -62,13 +63,18 @@ async fn mark(run: &Run, selection: &Selection) -> Result<String> {
     Ok(Mark::new(run.id.clone(), system, target, &selection.made_full).comment())
 }
 
+/// What our publications publish, partitions by their own names.
+pub(super) async fn published(run: &Run) -> Result<HashSet<QualifiedName>> {
+    published_tables(&run.source, &run.publications().await?).await
+}
+
 /// No moved table may have left our publications while it exists: what changes in it since is in no stream
 /// (P27). One that was dropped is named in the result.
 ///
 /// # Errors
 /// `Drift`, with the tables' names.
 pub(super) async fn still_published(run: &Run, moved: &[QualifiedName]) -> Result<()> {
-    let published = published_tables(&run.source, &run.publications().await?).await?;
+    let published = published(run).await?;
     let missing: Vec<&QualifiedName> = moved.iter().filter(|name| !published.contains(name)).collect();
     let mut replaced = Vec::new();
     for name in missing {

@@ -37,11 +37,8 @@ pub(super) async fn warn(run: &Run) -> Result<()> {
 }
 
 /// Notes the files of tables that are about to be copied: the copy itself sees to it that they do not change
-/// between its snapshot and its lock (P15).
+/// between its snapshot and its lock (P15). Also where TRUNCATE is streamed: a rewrite by ALTER TABLE is not.
 pub(super) async fn note(run: &Run, tables: &[QualifiedName]) -> Result<()> {
-    if tells(run) {
-        return Ok(());
-    }
     let files = files(&run.source).await?;
     let (mut schemas, mut names, mut oids) = (Vec::new(), Vec::new(), Vec::new());
     for table in tables {
@@ -65,7 +62,23 @@ pub(super) async fn note(run: &Run, tables: &[QualifiedName]) -> Result<()> {
         .map_err(failed)
 }
 
-/// The tables that have another file than the one they were copied from.
+/// Whether a table is known to have the file that it was copied from.
+pub(super) async fn is_untouched(run: &Run, table: &QualifiedName) -> Result<bool> {
+    let failed = |error| Error::from_postgres("read the file that a table was copied from", error);
+    run.target.batch_execute(DDL).await.map_err(failed)?;
+    let noted = run
+        .target
+        .query_opt(
+            "SELECT file FROM pgstream.source_file WHERE schema_name = $1 AND table_name = $2",
+            &[&table.schema.raw(), &table.name.raw()],
+        )
+        .await
+        .map_err(failed)?;
+    let Some(noted) = noted else { return Ok(false) };
+    Ok(files(&run.source).await?.get(table) == Some(&noted.get(0)))
+}
+
+/// The tables that have another file than the one they were copied from, where the stream does not say why.
 pub(super) async fn changed(run: &Run) -> Result<HashSet<QualifiedName>> {
     if tells(run) {
         return Ok(HashSet::new());

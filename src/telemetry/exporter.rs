@@ -155,6 +155,7 @@ fn respond(method: &Method, path: &str, metrics: &Metrics, health: &Health) -> R
         "/readyz" => match health.readiness() {
             Readiness::InStep => (StatusCode::OK, "in step\n"),
             Readiness::Behind => (StatusCode::SERVICE_UNAVAILABLE, "behind\n"),
+            Readiness::Waiting => (StatusCode::SERVICE_UNAVAILABLE, "waiting for the operator\n"),
         },
         _ => (StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n"),
     };

@@ -11,6 +11,8 @@ const HEARTBEAT_AGE_MAX: Duration = Duration::from_secs(60);
 pub enum Readiness {
     /// Still copying, building or catching up.
     Behind,
+    /// Held up until a person changes something on the target.
+    Waiting,
     /// Caught up, and kept in step.
     InStep,
 }
@@ -92,11 +94,16 @@ impl Health {
         }
     }
 
-    /// Whether the target is in step.
+    /// Whether the target is in step; what a person has to see to is told first.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
-        let in_step = self.states().iter().all(|state| state.readiness == Readiness::InStep);
-        if in_step { Readiness::InStep } else { Readiness::Behind }
+        let states = self.states();
+        let any = |wanted| states.iter().any(|state| state.readiness == wanted);
+        match (any(Readiness::Waiting), any(Readiness::Behind)) {
+            (true, _) => Readiness::Waiting,
+            (false, true) => Readiness::Behind,
+            (false, false) => Readiness::InStep,
+        }
     }
 
     fn report(&self, change: impl FnOnce(&mut State)) {
@@ -142,6 +149,8 @@ mod tests {
         let later = now + Duration::from_secs(100);
         databases[0].set_readiness(Readiness::InStep);
         assert_eq!(health.readiness(), Readiness::Behind);
+        databases[1].set_readiness(Readiness::Waiting);
+        assert_eq!(health.readiness(), Readiness::Waiting);
         databases[1].set_readiness(Readiness::InStep);
         assert_eq!(health.readiness(), Readiness::InStep);
         databases[0].beat(now);

@@ -229,6 +229,11 @@ impl DatabaseMetrics {
         self.counter(&name::APPLY_FALLBACKS, "reason", reason.label()).increment(1);
     }
 
+    /// Sets whether changes wait for the operator.
+    pub fn waiting_for_operator(&self, waits: bool) {
+        self.gauge(&name::WAITING, &[]).set(if waits { 1.0 } else { 0.0 });
+    }
+
     /// Counts an error after which work goes on; one that ends the run is counted by [`Metrics::error`].
     pub fn survived(&self, kind: ErrorKind) {
         self.metrics.error(kind);

@@ -76,6 +76,8 @@ metrics! {
         "Source changes in one target transaction.";
     APPLY_FALLBACKS = "pgstream_apply_fallbacks_total", Kind::Counter, Some(Unit::Count),
         "Batches rolled back and replayed row by row.";
+    WAITING = "pgstream_waiting_for_operator", Kind::Gauge, None,
+        "1 while changes wait until the target's definitions are what the source's have become, else 0.";
     RECONNECTS = "pgstream_reconnects_total", Kind::Counter, Some(Unit::Count),
         "Connections made again after one broke.";
     ERRORS = "pgstream_errors_total", Kind::Counter, Some(Unit::Count),

@@ -10,6 +10,7 @@ mod cluster;
 mod cluster_roles;
 mod demo;
 mod digest;
+mod drift;
 mod dump;
 mod fault;
 mod fault_lock;

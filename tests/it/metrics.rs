@@ -58,6 +58,7 @@ fn record_everything(exporter: &Exporter) {
         database.copied_bytes(1_000);
         database.lag_bytes(Stage::Applied, 16);
         database.lag_seconds(Duration::from_millis(1_500));
+        database.waiting_for_operator(true);
         database.slot_retained_bytes(1 << 24);
         database.slot_safe_wal_bytes(-1);
         database.snapshot_age(Duration::ZERO);
