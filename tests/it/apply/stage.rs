@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pgstream::apply::{
-    Applier, ApplyOptions, ApplyStats, LaneId, PROGRESS_DDL, Positions, TableWatermarks, ValueFormat,
-    begin_progress, read_progress,
+    Applier, ApplyOptions, ApplyStats, LaneId, PROGRESS_DDL, Positions, SourceNow, TableWatermarks,
+    ValueFormat, begin_progress, read_progress,
 };
 use pgstream::catalog::{self, ReplicaRole};
 use pgstream::demo::{Cluster, ClusterOptions};
@@ -127,6 +127,8 @@ impl Stage {
             let source = catalog::load(&self.source).await.unwrap().tables;
             options.values = ValueFormat::choose(&source, &tables, &options.watermarks).unwrap();
         }
+        let as_of = self.lsn().await;
+        options.source = SourceNow::new(catalog::load(&self.source).await.unwrap().tables, as_of);
         options.tables = tables;
         options.replica_role = ReplicaRole::Settable;
         options

@@ -306,7 +306,7 @@ fn has_message(items: &[StreamItem], tag: u8) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_may_stand_in_another_order_and_triggers_see_every_change() {
     let source = "CREATE TABLE t (id int PRIMARY KEY, a text, b int); CREATE TABLE audit (what text)";
-    let target = "CREATE TABLE t (extra int DEFAULT 7, b int, a text, id int PRIMARY KEY); CREATE TABLE audit (what text);
+    let target = "CREATE TABLE t (b int, a text, id int PRIMARY KEY); CREATE TABLE audit (what text);
         CREATE FUNCTION log() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             INSERT INTO public.audit VALUES (TG_OP || coalesce(NEW.a, OLD.a)); RETURN NULL; END $$;
         CREATE TRIGGER log AFTER INSERT OR UPDATE OR DELETE ON t FOR EACH ROW EXECUTE FUNCTION log();
@@ -324,7 +324,7 @@ async fn columns_may_stand_in_another_order_and_triggers_see_every_change() {
         .map(|row| row.get(0))
         .collect();
     assert_eq!(seen, ["INSERTx", "UPDATEy", "UPDATEz", "DELETEz", "INSERTw"]);
-    assert_eq!(rows(&stage.target, "t").await, ["a='w', b='1', extra='7', id='2'"]);
+    assert_eq!(rows(&stage.target, "t").await, ["a='w', b='1', id='2'"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

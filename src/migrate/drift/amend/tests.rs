@@ -1,3 +1,5 @@
+//! Claims about which steps lead from one shape to another.
+
 use super::*;
 use crate::catalog::Column;
 use crate::catalog::testing::{column, keyed, table};
