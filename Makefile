@@ -2,11 +2,12 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test lint bench bench-apply prerequisites
+.PHONY: help demo test soak lint bench bench-apply prerequisites
 
 help:
 	@echo 'make demo    two throwaway servers, a live migration between them'
 	@echo 'make test    every test: unit, property, golden, scenario'
+	@echo 'make soak    a quarter of an hour of random work, kills and broken connections'
 	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
 	@echo 'make bench   the engine by itself, then on servers beside its rivals; an hour'
 	@echo 'make bench-apply   only the changes, beside the drain and a native subscription; twenty minutes'
@@ -19,6 +20,10 @@ demo: prerequisites
 test: prerequisites
 	$(CARGO) test --all-targets --no-fail-fast
 	$(CARGO) test --doc
+
+# The seed is printed; PGSTREAM_TEST_SEED=… takes it again.
+soak: prerequisites
+	PGSTREAM_SOAK_SECONDS=900 $(CARGO) test --test it soak -- --nocapture
 
 lint:
 	$(CARGO) fmt --check

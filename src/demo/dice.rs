@@ -2,11 +2,11 @@
 
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 #[derive(Debug, Clone)]
-pub(super) struct Dice(u64);
+pub struct Dice(u64);
 
 impl Dice {
     /// Dice of their own for each writer of a run.
-    pub(super) fn new(seed: u64, writer: u64) -> Dice {
+    pub fn new(seed: u64, writer: u64) -> Dice {
         let mut dice = Dice(seed ^ writer.wrapping_mul(0xA076_1D64_78BD_642F));
         dice.next();
         dice
@@ -20,18 +20,18 @@ impl Dice {
     }
 
     /// A number from 0 up to, not including, `end`.
-    pub(super) fn below(&mut self, end: u32) -> u32 {
+    pub fn below(&mut self, end: u32) -> u32 {
         // The high bits of the product are the fair ones (Lemire); the bias is below 2^-32.
         u32::try_from(((self.next() >> 32) * u64::from(end)) >> 32).unwrap_or_default()
     }
 
     /// A number from 1 to `end`.
-    pub(super) fn upto(&mut self, end: u32) -> u32 {
+    pub fn upto(&mut self, end: u32) -> u32 {
         self.below(end) + 1
     }
 
     /// One of several.
-    pub(super) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+    pub fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len() as u32) as usize]
     }
 }

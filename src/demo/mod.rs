@@ -14,6 +14,7 @@ mod stage;
 mod workload;
 
 pub use cluster::{Cluster, ClusterOptions, Durability, Listen};
+pub use dice::Dice;
 pub use installation::{Installation, SERVER_BIN, ServerChoice};
 pub use seed::{SeedOptions, seed};
 pub use server::Shutdown;

@@ -35,6 +35,7 @@ mod scenery;
 mod schema;
 mod secrets;
 mod signals;
+mod soak;
 mod splice;
 mod status;
 mod strange;
