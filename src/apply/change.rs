@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::event::RowEvent;
-use super::key::KeyBytes;
+use super::key::KeyOf;
 use super::table::{BoundTable, RowIdentity};
 use crate::pg::Identifier;
 use crate::pgoutput::{OldTuple, Tuple, Value};
@@ -210,7 +210,7 @@ fn update_by_key(
         return Ok(Op::Update { new });
     };
     let fixed = changed_fixed_column(table, &old, &new);
-    let same_key = KeyBytes::of(old.tuple(), key) == KeyBytes::of(&new, key);
+    let same_key = KeyOf::new(old.tuple(), key) == KeyOf::new(&new, key);
     match (fixed, old) {
         (None, _) if same_key => Ok(Op::Update { new }),
         (None, OldTuple::Key(old) | OldTuple::Full(old)) => Ok(Op::Rekey { old, new }),

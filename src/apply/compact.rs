@@ -19,11 +19,8 @@
 //! *Replace* is a delete and an insert, not an UPDATE: all deletes run before all inserts, so rows that
 //! hand their unique values on to each other do not collide.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-
 use super::change::{Op, first_unchanged};
-use super::key::KeyBytes;
+use super::key::{KeyIndex, KeyOf};
 use crate::pgoutput::{Tuple, Value};
 
 /// What a row comes to.
@@ -50,8 +47,9 @@ pub(super) enum Net {
 /// The rows of one table that a group changes, each once.
 #[derive(Debug, Default)]
 pub(super) struct NetChanges {
-    by_key: HashMap<KeyBytes, usize>,
-    rows: Vec<Net>,
+    by_key: KeyIndex,
+    /// What has the row's key, and what the row comes to.
+    rows: Vec<(Tuple, Net)>,
 }
 
 /// A change after which a row cannot be told by its key alone, or that contradicts what came before.
@@ -72,22 +70,20 @@ impl NetChanges {
                 return Err(Irregular);
             }
         };
-        match self.by_key.entry(KeyBytes::of(tuple, key)) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(self.rows.len());
-                self.rows.push(first);
-            }
-            Entry::Occupied(occupied) => {
-                let row = &mut self.rows[*occupied.get()];
-                *row = follow(row, op).ok_or(Irregular)?;
+        let key_of = |at: usize| KeyOf::new(&self.rows[at].0, key);
+        match self.by_key.find_or_insert(KeyOf::new(tuple, key), self.rows.len(), key_of) {
+            None => self.rows.push((tuple.clone(), first)),
+            Some(at) => {
+                let (_, net) = &mut self.rows[at];
+                *net = follow(net, op).ok_or(Irregular)?;
             }
         }
         Ok(())
     }
 
     /// The rows, in the order in which they were first changed.
-    pub(super) fn into_rows(self) -> Vec<Net> {
-        self.rows
+    pub(super) fn into_rows(self) -> impl Iterator<Item = Net> {
+        self.rows.into_iter().map(|(_, net)| net)
     }
 }
 
@@ -146,7 +142,7 @@ mod tests {
         for op in ops {
             changes.add(&[0], &op).unwrap();
         }
-        let [net] = <[Net; 1]>::try_from(changes.into_rows()).unwrap();
+        let [net] = <[Net; 1]>::try_from(changes.into_rows().collect::<Vec<_>>()).unwrap();
         net
     }
 
@@ -186,6 +182,6 @@ mod tests {
         assert_eq!(changes.add(&[0], &insert("c", "d")), Err(Irregular));
         changes.add(&[0], &delete()).unwrap();
         assert_eq!(changes.add(&[0], &delete()), Err(Irregular));
-        assert_eq!(changes.into_rows(), [Net::Nothing]);
+        assert_eq!(changes.into_rows().collect::<Vec<_>>(), [Net::Nothing]);
     }
 }

@@ -4,8 +4,76 @@
 //! ignore case, -0 and 0, '1 day' and '24 hours' (P09). Where exactly one stored value is meant, `=` serves
 //! only the types of [`is_canonical`].
 
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use hashbrown::hash_table::Entry;
+use hashbrown::{DefaultHashBuilder, HashTable};
+
 use crate::catalog::{Column, TypeKind};
 use crate::pgoutput::{Tuple, Value};
+
+/// The values of some columns of a row, compared and hashed where they lie: by their bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct KeyOf<'a> {
+    tuple: &'a Tuple,
+    columns: &'a [usize],
+}
+
+impl<'a> KeyOf<'a> {
+    /// The columns numbered in `columns`, which are in ascending order.
+    pub(super) fn new(tuple: &'a Tuple, columns: &'a [usize]) -> KeyOf<'a> {
+        KeyOf { tuple, columns }
+    }
+
+    fn values(self) -> impl Iterator<Item = Value<'a>> {
+        let mut wanted = self.columns.iter().copied().peekable();
+        let last = self.columns.last().map_or(0, |last| last + 1);
+        let values = self.tuple.values().take(last).enumerate();
+        values.filter_map(move |(at, value)| wanted.next_if_eq(&at).map(|_| value))
+    }
+}
+
+impl PartialEq for KeyOf<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.values().eq(other.values())
+    }
+}
+
+impl Hash for KeyOf<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for value in self.values() {
+            std::mem::discriminant(&value).hash(state);
+            value.bytes().hash(state);
+        }
+    }
+}
+
+/// Finds rows by their keys; the keys stay in the rows.
+#[derive(Debug, Default)]
+pub(super) struct KeyIndex {
+    hasher: DefaultHashBuilder,
+    /// A key's hash, and which row has it.
+    places: HashTable<(u64, usize)>,
+}
+
+impl KeyIndex {
+    /// The row with that key; if there is none, `next` has it from now on.
+    pub(super) fn find_or_insert<'a>(
+        &mut self,
+        key: KeyOf<'_>,
+        next: usize,
+        key_of: impl Fn(usize) -> KeyOf<'a>,
+    ) -> Option<usize> {
+        let hash = self.hasher.hash_one(key);
+        match self.places.entry(hash, |(other, at)| *other == hash && key_of(*at) == key, |(hash, _)| *hash) {
+            Entry::Occupied(known) => Some(known.get().1),
+            Entry::Vacant(vacant) => {
+                vacant.insert((hash, next));
+                None
+            }
+        }
+    }
+}
 
 /// The values of some columns of a row, as bytes that are equal exactly when the values' bytes are.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -96,9 +164,27 @@ mod tests {
     }
 
     #[test]
+    fn rows_are_found_by_their_keys() {
+        let rows = [
+            tuple(&[Value::Text(b"ab"), Value::Text(b"c"), Value::Null]),
+            tuple(&[Value::Text(b"a"), Value::Text(b"bc"), Value::Null]),
+            tuple(&[Value::Text(b"a"), Value::Null, Value::Text(b"c")]),
+            tuple(&[Value::Text(b"a"), Value::Binary(b"bc"), Value::Null]),
+        ];
+        let mut index = KeyIndex::default();
+        let key = |at: usize| KeyOf::new(&rows[at], &[0, 1]);
+        for at in 0..rows.len() {
+            assert_eq!(index.find_or_insert(key(at), at, key), None);
+        }
+        let again = tuple(&[Value::Text(b"a"), Value::Text(b"bc"), Value::Text(b"else")]);
+        assert_eq!(index.find_or_insert(KeyOf::new(&again, &[0, 1]), 9, key), Some(1));
+    }
+
+    #[test]
     fn keys_do_not_run_into_each_other() {
         let one = tuple(&[Value::Text(b"ab"), Value::Text(b"c")]);
         let other = tuple(&[Value::Text(b"a"), Value::Text(b"bc")]);
+        assert!(KeyOf::new(&one, &[0, 1]) != KeyOf::new(&other, &[0, 1]));
         assert_ne!(KeyBytes::of(&one, &[0, 1]), KeyBytes::of(&other, &[0, 1]));
     }
 

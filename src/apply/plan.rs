@@ -226,9 +226,9 @@ impl TablePlan {
 
     fn add_to_run(&mut self, change: &Change) -> Merged {
         let (action, row) = match &change.op {
-            Op::Insert { new } => (Action::Insert, inserted(new)),
-            Op::Update { new } => (Action::Update(Present::of(new)), updated(new)),
-            Op::Delete { old } => (Action::Delete, deleted(old)),
+            Op::Insert { new } => (Action::Insert, inserted(new.clone())),
+            Op::Update { new } => (Action::Update(Present::of(new)), updated(new.clone())),
+            Op::Delete { old } => (Action::Delete, deleted(old.clone())),
             Op::Rekey { .. } | Op::Replace { .. } | Op::UpdateWhole { .. } | Op::DeleteWhole { .. } => {
                 return Merged::No;
             }
@@ -263,8 +263,8 @@ impl TablePlan {
             Open::Net(changes) => self.close_net(changes),
             Open::Rows(rows) => {
                 let (fewer, more) = rows.into_rows();
-                let fewer = (Action::DeleteRows, fewer.iter().map(deleted).collect());
-                self.push_batches([fewer, (Action::Insert, more.iter().map(inserted).collect())]);
+                let fewer = (Action::DeleteRows, fewer.into_iter().map(deleted).collect());
+                self.push_batches([fewer, (Action::Insert, more.into_iter().map(inserted).collect())]);
             }
         }
     }
@@ -276,17 +276,17 @@ impl TablePlan {
         for net in changes.into_rows() {
             match net {
                 Net::Nothing => {}
-                Net::Insert { new } => inserts.push(inserted(&new)),
-                Net::Delete { old } => deletes.push(deleted(&old)),
+                Net::Insert { new } => inserts.push(inserted(new)),
+                Net::Delete { old } => deletes.push(deleted(old)),
                 Net::Replace { old, new } => {
-                    deletes.push(deleted(&old));
-                    inserts.push(inserted(&new));
+                    deletes.push(deleted(old));
+                    inserts.push(inserted(new));
                 }
                 Net::Update { new } => {
                     let present = Present::of(&new);
                     match updates.iter_mut().find(|(other, _)| *other == present) {
-                        Some((_, rows)) => rows.push(updated(&new)),
-                        None => updates.push((present, vec![updated(&new)])),
+                        Some((_, rows)) => rows.push(updated(new)),
+                        None => updates.push((present, vec![updated(new)])),
                     }
                 }
             }
@@ -311,16 +311,16 @@ enum Merged {
     No,
 }
 
-fn inserted(new: &Tuple) -> BatchRow {
-    BatchRow { old: None, new: Some(new.clone()) }
+fn inserted(new: Tuple) -> BatchRow {
+    BatchRow { old: None, new: Some(new) }
 }
 
-fn updated(new: &Tuple) -> BatchRow {
-    BatchRow { old: None, new: Some(new.clone()) }
+fn updated(new: Tuple) -> BatchRow {
+    BatchRow { old: None, new: Some(new) }
 }
 
-fn deleted(old: &Tuple) -> BatchRow {
-    BatchRow { old: Some(old.clone()), new: None }
+fn deleted(old: Tuple) -> BatchRow {
+    BatchRow { old: Some(old), new: None }
 }
 
 /// One change as statements of one row each, in order.
@@ -332,15 +332,17 @@ fn single(change: &Change) -> Vec<Batch> {
         RowIdentity::Key(_) | RowIdentity::None => Action::Delete,
     };
     let work = match &change.op {
-        Op::Insert { new } => vec![(Action::Insert, inserted(new))],
+        Op::Insert { new } => vec![(Action::Insert, inserted(new.clone()))],
         // Whether a column changed that UPDATE may not name is not known: the row is written anew (P40).
         Op::Update { new } if table.has_fixed_column() && Present::of(new) == Present::All => {
-            vec![(delete, deleted(new)), (Action::Insert, inserted(new))]
+            vec![(delete, deleted(new.clone())), (Action::Insert, inserted(new.clone()))]
         }
-        Op::Update { new } => vec![(Action::Update(Present::of(new)), updated(new))],
-        Op::Delete { old } | Op::DeleteWhole { old } => vec![(delete, deleted(old))],
+        Op::Update { new } => vec![(Action::Update(Present::of(new)), updated(new.clone()))],
+        Op::Delete { old } | Op::DeleteWhole { old } => vec![(delete, deleted(old.clone()))],
         Op::Rekey { old, new } => vec![(Action::Rekey(Present::of(new)), both(old, new))],
-        Op::Replace { old, new } => vec![(delete, deleted(old)), (Action::Insert, inserted(new))],
+        Op::Replace { old, new } => {
+            vec![(delete, deleted(old.clone())), (Action::Insert, inserted(new.clone()))]
+        }
         Op::UpdateWhole { old, new } => vec![(Action::UpdateWhole(Present::of(new)), both(old, new))],
     };
     let batch = |(action, row)| {
