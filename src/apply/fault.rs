@@ -2,15 +2,15 @@
 //!
 //! Hazard: a deadlock looks like a failure and is none, a lost connection may hide a commit, and a unique
 //! violation may come from our batching or from the target. Only the last try, row by row, tells whose fault
-//! it is; its error names relation, row, LSN and xid. Key values stand in the hint, which is shown to the
-//! operator, and nowhere else.
+//! it is; its error names relation, key, LSN, xid and SQLSTATE. The key is the only value it quotes: it ends the run,
+//! and is shown to the operator alone.
 
 use super::change::{Step, Truncation};
 use super::event::SourceTransaction;
 use super::lane::{Fault, FaultCause};
 use super::plan::{Action, Batch, Planned};
 use super::stats::FallbackReason;
-use super::table::{BoundTable, RowIdentity};
+use super::table::{BoundColumn, BoundTable, RowIdentity};
 use crate::error::{Error, ErrorKind};
 use crate::pg::SqlState;
 use crate::pgoutput::{Tuple, Value};
@@ -98,34 +98,59 @@ pub(super) fn refused(
     planned: &Planned,
     transactions: &[SourceTransaction],
 ) -> Error {
-    let doing = format!("{}{}", what(planned), whence(step, transactions));
     let row = match planned {
         Planned::Rows(batch) => row(batch),
         Planned::Truncate(_) => String::new(),
     };
-    let hint = match fault.cause {
-        FaultCause::Touched { touched: 0, .. } => format!(
-            "The row{row} is not on the target: something else writes there, or it was not copied. \
-             Find who, put the row back as it is on the source, and run the command again."
-        ),
-        FaultCause::Touched { .. } => format!(
-            "The target has several rows{row}. Remove those that the source does not have, give the table \
-             the source's key, and run the command again."
-        ),
-        FaultCause::Server(_) | FaultCause::Unprepared(_) => format!(
-            "The target refuses what the source has{row}. Nothing of this transaction or after it was applied; \
-             mend the target and run the command again."
-        ),
-    };
-    let is_lost = match &fault.cause {
-        FaultCause::Server(error) | FaultCause::Unprepared(error) => {
-            verdict(sqlstate(error)) == Verdict::Stop
+    let doing = format!("{}{row}{}", what(planned), whence(step, transactions));
+    let hint = match &fault.cause {
+        FaultCause::Touched { touched: 0, .. } => {
+            "The row is not on the target: something else writes there, or it was not copied. Find who, put the row \
+             back as it is on the source, and run the command again."
         }
-        FaultCause::Touched { .. } => false,
+        FaultCause::Touched { .. } => {
+            "The target has several such rows. Remove those that the source does not have, give the table the \
+             source's key, and run the command again."
+        }
+        FaultCause::Server(_) | FaultCause::Unprepared(_) => {
+            "The target refuses what the source has. Nothing of this transaction or after it was applied; mend the \
+             target and run the command again."
+        }
     };
-    match fault.into_error(&doing) {
-        error if is_lost => error,
-        error => error.into_kind(ErrorKind::Apply).hint(hint),
+    let said = match &fault.cause {
+        FaultCause::Server(error) | FaultCause::Unprepared(error) => match Refusal::of(error) {
+            Some(said) => said,
+            None => return fault.into_error(&doing),
+        },
+        FaultCause::Touched { .. } => return fault.into_error(&doing).into_kind(ErrorKind::Apply).hint(hint),
+    };
+    if verdict(Some(said.state)) == Verdict::Stop {
+        return fault.into_error(&doing);
+    }
+    Error::new(ErrorKind::Apply, doing).with_sqlstate(said.state).hint(hint).because(said)
+}
+
+/// What the server says of a row, without the row: its detail quotes the values, and a message about one value
+/// quotes that behind a colon.
+#[derive(Debug, thiserror::Error)]
+#[error("{message} [{state}]")]
+struct Refusal {
+    message: String,
+    state: SqlState,
+}
+
+impl Refusal {
+    fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
+        let state = sqlstate(error)?;
+        let message = error.as_db_error()?.message();
+        Some(Refusal { message: without_value(message, state).to_owned(), state })
+    }
+}
+
+fn without_value(message: &str, state: SqlState) -> &str {
+    match state.class() {
+        "22" => message.split_once(": \"").map_or(message, |(what, _)| what),
+        _ => message,
     }
 }
 
@@ -145,7 +170,7 @@ pub(super) fn whence(step: &Step, transactions: &[SourceTransaction]) -> String 
     of.map_or(String::new(), |of| format!(" (transaction {}, committed at {})", of.xid, of.final_lsn))
 }
 
-/// " with key (id) = (5)".
+/// ", key (id) = (5)".
 fn row(batch: &Batch) -> String {
     let table = &batch.table;
     let tuple = batch.rows.first().and_then(|row| row.old.as_ref().or(row.new.as_ref()));
@@ -155,7 +180,7 @@ fn row(batch: &Batch) -> String {
             Action::Insert | Action::Update(_) | Action::Rekey(_) | Action::Delete,
             Some(tuple),
         ) => {
-            format!(" with key {}", key_text(table, key, tuple))
+            format!(", key {}", key_text(table, key, tuple))
         }
         _ => String::new(),
     }
@@ -164,15 +189,36 @@ fn row(batch: &Batch) -> String {
 fn key_text(table: &BoundTable, key: &[usize], tuple: &Tuple) -> String {
     let values: Vec<Value<'_>> = tuple.values().collect();
     let value = |at: &usize| match values.get(*at) {
-        Some(Value::Text(text)) => String::from_utf8_lossy(text).chars().take(100).collect(),
+        Some(Value::Text(text)) => shown(text),
         Some(Value::Binary(bytes)) => {
-            bytes.iter().take(50).fold("\\x".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
+            table.columns.get(*at).map_or_else(|| hexadecimal(bytes), |column| readable(column, bytes))
         }
         Some(Value::Null | Value::Unchanged) | None => "NULL".to_owned(),
     };
     let names = super::statement::names(table, key);
     let values: Vec<String> = key.iter().map(value).collect();
     format!("({names}) = ({})", values.join(", "))
+}
+
+/// A binary value as people write it, for the types that keys mostly are of.
+fn readable(column: &BoundColumn, bytes: &[u8]) -> String {
+    let name = (column.type_name.schema.raw() == "pg_catalog").then(|| column.type_name.name.raw());
+    match (name, bytes) {
+        (Some("int2"), [a, b]) => i16::from_be_bytes([*a, *b]).to_string(),
+        (Some("int4"), [a, b, c, d]) => i32::from_be_bytes([*a, *b, *c, *d]).to_string(),
+        (Some("int8"), bytes) => <[u8; 8]>::try_from(bytes)
+            .map_or_else(|_| hexadecimal(bytes), |all| i64::from_be_bytes(all).to_string()),
+        (Some("text" | "varchar" | "bpchar" | "name"), text) => shown(text),
+        (Some(_) | None, bytes) => hexadecimal(bytes),
+    }
+}
+
+fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(text).chars().take(100).collect()
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().take(50).fold("\\x".to_owned(), |hex, byte| hex + &format!("{byte:02x}"))
 }
 
 #[cfg(test)]
@@ -191,8 +237,23 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_says_comes_without_the_value() {
+        let of = |message: &'static str, code| without_value(message, SqlState::from_code(code).unwrap());
+        assert_eq!(
+            of(r#"invalid input value for enum mood: "secret""#, "22P02"),
+            "invalid input value for enum mood"
+        );
+        let check = r#"new row for relation "t" violates check constraint "c""#;
+        assert_eq!(of(check, "23514"), check);
+    }
+
+    #[test]
     fn the_key_is_named_with_its_values() {
         let text = key_text(&keyed(), &[0, 1], &texts(&[Some("5"), Some("∅"), Some("x")]));
         assert_eq!(text, r#"("id", "a") = (5, NULL)"#);
+        let table = keyed();
+        assert_eq!(readable(&table.columns[0], &[0xFF, 0xFF, 0xFF, 0xFE]), "-2");
+        assert_eq!(readable(&table.columns[0], &[1]), "\\x01");
+        assert_eq!(readable(&table.columns[1], "ä".as_bytes()), "ä");
     }
 }

@@ -302,6 +302,27 @@ async fn waiting_is_in_a_metric_and_not_ready() {
     end(&scenario, engine, &[]).await;
 }
 
+#[tokio::test]
+async fn a_refused_row_ends_the_run_with_all_that_is_known_of_it() {
+    let (scenario, engine) = following("refused", &[]).await;
+    scenario.target.execute("ALTER TABLE t ADD CONSTRAINT short CHECK (v <> 'a secret')").await;
+    scenario.source.execute("UPDATE t SET v = 'a secret' WHERE id = 7").await;
+    let failed = engine.wait(RUN).await.expect_code(1);
+    let failure = failed.json().to_string();
+    for fact in ["update public.t", "(7)", "(transaction ", "committed at 0/", "23514"] {
+        assert!(failure.contains(fact), "{fact}: {failure}");
+    }
+    assert!(
+        !failure.contains("a secret") && !failed.stderr.contains("a secret"),
+        "{failure}\n{}",
+        failed.stderr
+    );
+    // Mended, the same command goes on.
+    scenario.target.execute("ALTER TABLE t DROP CONSTRAINT short").await;
+    scenario.stop_replication(&[]).await;
+    scenario.assert_moved().await;
+}
+
 fn http(address: &str, path: &str) -> String {
     use std::io::{Read as _, Write as _};
 
