@@ -353,4 +353,6 @@ fn single(change: &Change) -> Vec<Batch> {
 }
 
 #[cfg(test)]
+mod order;
+#[cfg(test)]
 mod tests;
