@@ -37,10 +37,17 @@ impl Default for GroupBounds {
 pub(super) struct GroupEnd {
     /// End of the last transaction's commit record.
     pub(super) end_lsn: Lsn,
-    /// When that transaction committed.
-    pub(super) commit_time: PgTimestamp,
+    /// When that transaction committed; none if there is none.
+    pub(super) commit_time: Option<PgTimestamp>,
     pub(super) transactions: u64,
     pub(super) changes: u64,
+}
+
+impl GroupEnd {
+    /// The same end, of a group that is counted elsewhere.
+    pub(super) fn uncounted(&self) -> GroupEnd {
+        GroupEnd { transactions: 0, changes: 0, ..*self }
+    }
 }
 
 /// What is executed at one stroke, and replayed row by row if that fails.
@@ -178,7 +185,7 @@ impl Group {
         self.bytes -= boundary.bytes;
         let end = GroupEnd {
             end_lsn: boundary.end_lsn,
-            commit_time: boundary.commit_time,
+            commit_time: Some(boundary.commit_time),
             transactions: boundary.transactions,
             changes,
         };

@@ -13,6 +13,7 @@ use futures_util::SinkExt;
 use tokio_postgres::types::FromSql;
 use tokio_postgres::{Client, CopyInSink, Row, Statement};
 
+use super::checkpoint::LaneId;
 use super::write::{Body, Payload, Touches, Write};
 use crate::catalog::ReplicaRole;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,6 +37,18 @@ SELECT pg_catalog.set_config(s.name, w.value, false)
 FROM pg_catalog.pg_settings s
 JOIN (VALUES ('plan_cache_mode', 'force_generic_plan'), ('enable_seqscan', 'off'), ('enable_hashjoin', 'off'),
     ('enable_mergejoin', 'off'), ('jit', 'off')) AS w (name, value) ON s.name = w.name";
+
+/// COMMIT does not wait for the disk: [`super::flush`] does, before anybody relies on it. A coordinator that
+/// commits on other servers first must not forget that it did.
+const COMMIT: &str = "
+SELECT pg_catalog.set_config('synchronous_commit', CASE WHEN EXISTS (
+    SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') THEN 'on' ELSE 'off' END, false)";
+
+/// As `pg_stat_activity` shows them.
+const ROLES: [&str; LaneId::MAX] = [
+    "apply 0", "apply 1", "apply 2", "apply 3", "apply 4", "apply 5", "apply 6", "apply 7", "apply 8",
+    "apply 9", "apply 10", "apply 11", "apply 12", "apply 13", "apply 14", "apply 15",
+];
 
 /// A session with its statements.
 #[derive(Debug)]
@@ -71,13 +84,14 @@ impl Lane {
     /// As [`Error::from_postgres`] classes them.
     pub(super) async fn connect(
         target: &Conninfo,
+        id: LaneId,
         role: ReplicaRole,
         search_path: Option<String>,
     ) -> Result<Lane> {
-        let settings = SessionSettings { role: "apply 0", extra: Vec::new() };
+        let settings = SessionSettings::role(ROLES.get(id.index()).copied().unwrap_or("apply"));
         let session = Session::connect(target, &settings).await?;
         let failed = |error| Error::from_postgres("set up an apply session", error);
-        session.batch_execute("SET synchronous_commit = on").await.map_err(failed)?;
+        session.batch_execute(COMMIT).await.map_err(failed)?;
         session.batch_execute(PLANNER).await.map_err(failed)?;
         let replica = match role {
             ReplicaRole::Settable => "SET session_replication_role = replica",

@@ -3,7 +3,9 @@
 //! Hazards, in the order in which they would lose data:
 //! - A change applied twice or never. The progress row moves in the transaction that holds the changes, and
 //!   whole transactions are skipped by it (`checkpoint`, `planner`).
-//! - A position confirmed too early: the source would discard what the target does not have (`watermark`).
+//! - A position confirmed too early: the source would discard what the target does not have, or has not on its
+//!   disk yet (`watermark`, `flush`).
+//! - Changes of one row that overtake each other where several connections apply them (`crew`, `route`).
 //! - Batches that end in another state than the source's order would. A batch is tried behind a savepoint;
 //!   each statement must touch as many rows as were sent, and any refusal is answered by replaying the same
 //!   changes one by one (`plan`, `writer`).
@@ -15,18 +17,23 @@
 //!                  (stash)     (table, key)                (compact) (statement, encode)
 //!   ╰───────────────────── thread "pgstream-plan" ──────────────────╯      ╰──── a task ────╯
 //! ```
-//! Everything left of `═▶` is synchronous and knows no socket; the lane is the only thing that does.
+//! Everything left of `═▶` is synchronous and knows no socket; the lane is the only thing that does. There is
+//! one, and more of them while the stream lags: `crew` tells how they work beside each other and come together.
 
 mod assemble;
 mod change;
 mod checkpoint;
+mod climb;
 mod compact;
+mod crew;
 mod drift;
 mod encode;
 mod event;
 mod fault;
+mod flush;
 mod format;
 mod group;
+mod hire;
 mod input;
 mod key;
 mod lane;
@@ -39,6 +46,7 @@ mod planner;
 mod positions;
 mod rehearsal;
 mod relations;
+mod route;
 #[cfg(test)]
 mod sample;
 mod stash;
@@ -50,7 +58,8 @@ mod watermark;
 mod write;
 mod writer;
 
-pub use checkpoint::{LaneId, PROGRESS_DDL, Progress, begin_progress, read_progress};
+pub use checkpoint::{PROGRESS_DDL, Progress, begin_progress, read_progress};
+pub use climb::ApplyLanes;
 pub use drift::{Drifted, SourceNow};
 pub use format::{NotInBinary, ValueFormat, needs_text};
 pub use group::GroupBounds;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::climb::ApplyLanes;
 use super::drift::SourceNow;
 use super::format::ValueFormat;
 use super::group::GroupBounds;
@@ -33,6 +34,8 @@ pub struct ApplyOptions {
     /// The source database's `search_path`, lent to the session once changes have to go row by row: a function of
     /// the target's own (an index's, a CHECK's, a domain's) may not find what it names (P58). `None` never lends one.
     pub search_path: Option<String>,
+    /// How many lanes changes may be spread over while the stream lags.
+    pub lanes: ApplyLanes,
     /// When a group of transactions is committed at the latest.
     pub bounds: GroupBounds,
     /// Bytes of items that may wait to be decoded.
@@ -58,6 +61,7 @@ impl ApplyOptions {
             start,
             replica_role: ReplicaRole::Denied,
             search_path: None,
+            lanes: ApplyLanes::default(),
             bounds: GroupBounds::default(),
             input_bytes: 8 << 20,
             stash_memory_bytes: 16 << 20,

@@ -5,65 +5,48 @@
 //! everything at once, and the caller begins again from the progress row, with a new stream.
 //!
 //! ```text
-//!   ApplyInput ══▶ "pgstream-plan" ══▶ writer ══▶ target
-//!    (bytes)       decode, assemble,   (1 order)     │
-//!                  group, plan                       ▼
-//!                                                Positions ──▶ feedback to the source
+//!   ApplyInput ══▶ "pgstream-plan" ══▶ writers ══▶ target
+//!    (bytes)       decode, assemble,   (1 order     │ commits, applied
+//!                  group, plan          for each)   ▼
+//!                                       flush ──▶ Positions ──▶ feedback to the source
+//!                                                 durable, confirmed
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 
-use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::Instrument as _;
 
 use super::assemble::{Assembler, StashLimits};
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, LaneId};
+use super::crew::{Crew, Start};
+use super::flush::Flusher;
+use super::hire::{Hands, Hiring, Outcome, set_to_work};
 use super::input::ApplyInput;
 use super::lane::Lane;
 use super::operator::TargetFacts;
 use super::options::ApplyOptions;
-use super::planner::{Desk, ORDERS_MAX, Outlet, Planner};
+use super::planner::{Desk, Planner};
 use super::positions::{Positions, Reporter};
 use super::relations::Relations;
+use super::route::keyed_tables;
 use super::stats::ApplyStats;
-use super::writer::{Done, Writer};
+use crate::catalog::ReplicaRole;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Applies one stream to one target. Dropping it stops everything; what was not committed is rolled back.
-#[derive(Debug)]
 pub struct Applier {
     input: ApplyInput,
     reporter: Arc<Reporter>,
     stats: Arc<ApplyStats>,
     outcome: Arc<Outcome>,
     planner: Option<thread::JoinHandle<()>>,
-    writer: Option<JoinHandle<()>>,
-}
-
-/// The first error, and the word to stop.
-#[derive(Debug, Default)]
-struct Outcome {
-    error: Mutex<Option<Error>>,
-    stop: watch::Sender<bool>,
-}
-
-impl Outcome {
-    fn fail(&self, error: Error) {
-        let mut first = self.error.lock().unwrap_or_else(PoisonError::into_inner);
-        // What follows from the first error, or from being stopped, is no news.
-        if !self.stop.send_replace(true) {
-            *first = Some(error);
-        }
-    }
-
-    fn take(&self) -> Option<Error> {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
+    hands: Arc<Hands>,
+    flusher: Arc<Flusher>,
+    flush: JoinHandle<()>,
 }
 
 impl Applier {
@@ -73,39 +56,49 @@ impl Applier {
     /// As [`Error::from_postgres`] classes them; `State` if the progress row does not stand at `options.start`;
     /// `Local` if no thread can be had.
     pub async fn start(options: ApplyOptions) -> Result<Applier> {
-        let lane = Lane::connect(&options.target, options.replica_role, options.search_path).await?;
+        let (role, search_path) = (options.replica_role, options.search_path.clone());
+        let lane = Lane::connect(&options.target, LaneId::FIRST, role, search_path).await?;
         let checkpoint = Checkpoint::adopt(lane.session(), &options.slot, options.start).await?;
+        let (stored, ends) = (checkpoint.keyed(lane.session()).await?, checkpoint.ends());
         let facts = TargetFacts::load(lane.session(), &options.tables).await?;
 
         let reporter = Arc::new(Reporter::starting_at(options.start));
-        let stats = Arc::new(ApplyStats::default());
-        let outcome = Arc::new(Outcome::default());
-        let (input, deliveries) = ApplyInput::new(options.input_bytes, outcome.stop.subscribe());
-        let (orders, to_write) = mpsc::channel(ORDERS_MAX);
-        let done = watch::Sender::new(Done::default());
+        let flusher = Flusher::start(&options.target, &options.slot, Arc::clone(&reporter)).await?;
+        let (stats, outcome, hands) = <(Arc<ApplyStats>, Arc<Outcome>, Arc<Hands>)>::default();
+        let (input, deliveries) = ApplyInput::new(options.input_bytes, outcome.until_stopped());
+        let hiring = Hiring::new(
+            &options,
+            Arc::new(checkpoint),
+            Arc::clone(&reporter),
+            Arc::clone(&stats),
+            Arc::clone(&outcome),
+            Arc::clone(&hands),
+        );
+        let (done, first) = (hiring.done(), hiring.employ(LaneId::FIRST, lane));
+        // Without the replica role foreign keys are checked, and a child must not overtake its parent.
+        let may_spread = options.lanes.most() > 1 && role != ReplicaRole::Denied;
+        let start = Start {
+            ends,
+            stored,
+            keyed: keyed_tables(&options.tables, &facts),
+            lanes: options.lanes,
+            hiring: may_spread.then_some(hiring),
+        };
+        let crew = Crew::new(first, done, outcome.until_stopped(), Handle::current(), start);
 
         let values = options.values;
         let relations =
             Relations::new(options.tables, facts, options.watermarks, options.source).in_format(values);
-        let out = Outlet::new(orders, done.subscribe(), outcome.stop.subscribe(), Handle::current());
         let limits =
             StashLimits { memory_bytes: options.stash_memory_bytes, directory: options.stash_directory };
         let planner = Planner {
             input: deliveries,
             assembler: Assembler::new(options.protocol_version, limits),
-            desk: Desk::new(relations, options.bounds, options.start, Arc::clone(&reporter), out),
+            desk: Desk::new(relations, options.bounds, options.start, Arc::clone(&reporter), crew),
         };
-        let writer = Writer::new(lane, checkpoint, Arc::clone(&reporter), Arc::clone(&stats), done);
-
-        let writing = Arc::clone(&outcome);
-        let writer = async move {
-            match AssertUnwindSafe(writer.run(to_write)).catch_unwind().await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => writing.fail(error),
-                Err(_) => writing.fail(Error::new(ErrorKind::Bug, "write changes")),
-            }
-        };
-        let writer = tokio::spawn(writer.in_current_span());
+        let flusher = Arc::new(flusher);
+        let flushing = Arc::clone(&flusher);
+        let flush = set_to_work(&outcome, "make changes durable", async move { flushing.run().await });
         let planning = Arc::clone(&outcome);
         let span = tracing::Span::current();
         let planner = thread::Builder::new().name("pgstream-plan".to_owned()).spawn(move || {
@@ -124,7 +117,7 @@ impl Applier {
             Ok(planner) => (Some(planner), None),
             Err(error) => (None, Some(error)),
         };
-        let applier = Applier { input, reporter, stats, outcome, planner, writer: Some(writer) };
+        let applier = Applier { input, reporter, stats, outcome, planner, hands, flusher, flush };
         failed.map_or(Ok(applier), Err)
     }
 
@@ -151,31 +144,41 @@ impl Applier {
     /// # Cancel safety
     /// Safe: the error is taken when it is returned.
     pub async fn failed(&self) -> Error {
-        stopped(self.outcome.stop.subscribe()).await;
+        stopped(self.outcome.until_stopped()).await;
         self.outcome.take().unwrap_or_else(|| Error::new(ErrorKind::Aborted, "apply changes"))
     }
 
-    /// Applies every transaction that has been received whole, drops the one that goes on, and stops.
+    /// Applies every transaction that has been received whole, drops the one that goes on, sees to it that all
+    /// is durable, and stops.
     ///
     /// # Errors
     /// The first error, now or before.
     pub async fn finish(mut self) -> Result<Positions> {
         tokio::select! {
             () = self.input.drain() => {}
-            () = stopped(self.outcome.stop.subscribe()) => {}
+            () = stopped(self.outcome.until_stopped()) => {}
         }
-        // The writer ends when the planner has let go of its channel, or before that by an error.
-        if let Some(writer) = self.writer.as_mut() {
-            // Its panics are caught where it runs.
-            let _ = writer.await;
-            self.writer = None;
+        // Writers end when the planner has let go of their channels, or before that by an error. One that was
+        // hired in the last moment is there when the first has ended.
+        loop {
+            let hands = self.hands.take();
+            if hands.is_empty() {
+                break;
+            }
+            for hand in hands {
+                // Its panics are caught where it runs.
+                let _ = hand.await;
+            }
         }
         // So the planner is at its end, too; it must not be stopped before it has told of an error.
         self.join_planner();
-        let is_stopped = *self.outcome.stop.borrow();
+        self.flush.abort();
+        if !self.outcome.is_stopped() {
+            self.flusher.flush().await?;
+        }
         match self.outcome.take() {
             Some(error) => Err(error),
-            None if is_stopped => Err(Error::new(ErrorKind::Aborted, "apply changes")),
+            None if self.outcome.is_stopped() => Err(Error::new(ErrorKind::Aborted, "apply changes")),
             None => Ok(self.reporter.now()),
         }
     }
@@ -186,12 +189,17 @@ impl Applier {
     }
 
     fn halt(&mut self) {
-        self.outcome.stop.send_replace(true);
-        if let Some(writer) = self.writer.take() {
-            writer.abort();
+        self.outcome.stop();
+        self.flush.abort();
+        for hand in self.hands.take() {
+            hand.abort();
         }
         // It waits for nothing that does not end with the stop.
         self.join_planner();
+        // What it hired in the last moment.
+        for hand in self.hands.take() {
+            hand.abort();
+        }
     }
 
     fn join_planner(&mut self) {

@@ -11,27 +11,22 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::assemble::{Assembler, Sink};
 use super::change::{Cascade, Change, Restart, Step, Truncation, identify};
+use super::climb::Pressure;
+use super::crew::{Crew, ORDERS_MAX};
 use super::event::{Event, RowEvent, SourceTransaction};
 use super::group::{Group, GroupBounds};
 use super::input::Delivery;
-use super::plan::plan;
 use super::positions::Reporter;
 use super::relations::Relations;
-use super::stretch::{Cost, Stretch};
-use super::write::writes;
-use super::writer::{Done, Order};
+use super::stretch::Stretch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, RelationId};
 use crate::pgoutput::Truncate;
 use crate::replication::StreamItem;
-
-/// Orders that wait for the writer: one, so that it never waits for planning.
-pub(super) const ORDERS_MAX: usize = 1;
 
 /// The planner: its input, the assembler, and the desk where groups are made.
 pub(super) struct Planner {
@@ -44,8 +39,10 @@ pub(super) struct Planner {
 enum Wake {
     /// The permit goes back when they have been worked off.
     Items(Vec<StreamItem>, OwnedSemaphorePermit),
-    /// The writer waits, or what is there has waited long enough.
+    /// The writers wait.
     HandOver,
+    /// What is there has waited long enough.
+    Ripe,
     Drain,
     /// Nobody listens any more.
     Stop,
@@ -81,9 +78,10 @@ impl Planner {
     fn step(&mut self) -> Result<Next> {
         match self.wait() {
             Wake::Items(items, _permit) => self.take(items)?,
-            Wake::HandOver => self.desk.hand_over_now()?,
+            Wake::HandOver => self.desk.hand_over(Pressure::None)?,
+            Wake::Ripe => self.desk.hand_over(Pressure::Some)?,
             Wake::Drain => {
-                self.desk.hand_over_now()?;
+                self.desk.finish()?;
                 return Ok(Next::End);
             }
             Wake::Stop => return Ok(Next::End),
@@ -100,25 +98,21 @@ impl Planner {
             return delivered(Some(delivery));
         }
         let Planner { input, desk, .. } = self;
-        let Desk { out, group, .. } = desk;
-        let has_work = group.has_whole() || group.is_idle() && desk.handled > desk.told;
-        if has_work && out.pending() == 0 {
+        let Desk { crew, group, .. } = desk;
+        let has_work =
+            group.has_whole() || group.is_idle() && (desk.handled > desk.told || crew.wants_to_gather());
+        if has_work && crew.pending() == 0 {
             return Wake::HandOver;
         }
+        let (idle, room, stop) =
+            (crew.wait_for_pending(0), crew.wait_for_pending(ORDERS_MAX as u64), crew.wait_for_stop());
         let ripe = group.ripe_at();
-        let Outlet { runtime, done, stop, sent, .. } = out;
-        let sent = *sent;
-        let mut room = done.clone();
-        runtime.block_on(async {
+        crew.runtime().block_on(async {
             tokio::select! {
                 delivery = input.recv() => delivered(delivery),
-                _ = done.wait_for(|done| done.orders == sent), if has_work => Wake::HandOver,
-                // With one order at work there is room for another behind it.
-                _ = async {
-                    until(ripe).await;
-                    room.wait_for(|done| done.orders + 1 >= sent).await
-                } => Wake::HandOver,
-                _ = stop.wait_for(|stop| *stop) => Wake::Stop,
+                () = idle, if has_work => Wake::HandOver,
+                () = async { until(ripe).await; room.await } => Wake::Ripe,
+                () = stop => Wake::Stop,
             }
         })
     }
@@ -161,10 +155,10 @@ pub(super) struct Desk {
     current: Current,
     /// Everything that commits before this was handed over or waits in the group.
     handled: Lsn,
-    /// How much of that the writer knows.
+    /// How much of that the writers know.
     told: Lsn,
     reporter: Arc<Reporter>,
-    out: Outlet,
+    crew: Crew,
 }
 
 /// The transaction that goes on.
@@ -182,11 +176,11 @@ impl Desk {
         bounds: GroupBounds,
         progress: Lsn,
         reporter: Arc<Reporter>,
-        out: Outlet,
+        crew: Crew,
     ) -> Desk {
         let (handled, told, current) = (progress, progress, Current::None);
         let (group, stretch) = (Group::new(bounds), Stretch::from(bounds));
-        Desk { relations, group, stretch, progress, current, handled, told, reporter, out }
+        Desk { relations, group, stretch, progress, current, handled, told, reporter, crew }
     }
 
     fn advance(&mut self, handled: Lsn) {
@@ -206,8 +200,8 @@ impl Desk {
             .hint(error.hint())
             .because(error)
         })?;
-        let transaction = self.group.transaction();
-        self.push(Step::Row(Change { table, transaction, op }))
+        let step = Step::Row(Change { table, transaction: self.group.transaction(), op });
+        self.push(step, transaction.final_lsn)
     }
 
     fn truncate(&mut self, transaction: SourceTransaction, truncate: &Truncate) -> Result<()> {
@@ -228,61 +222,70 @@ impl Desk {
             return Ok(());
         }
         let restart = if truncate.restart_identity { Restart::Restart } else { Restart::Continue };
-        let transaction = self.group.transaction();
-        self.push(Step::Truncate(Truncation { tables, transaction, cascade, restart }))
+        let step =
+            Step::Truncate(Truncation { tables, transaction: self.group.transaction(), cascade, restart });
+        self.push(step, transaction.final_lsn)
     }
 
-    fn push(&mut self, step: Step) -> Result<()> {
+    fn push(&mut self, step: Step, final_lsn: Lsn) -> Result<()> {
+        if self.crew.has_already(&step, final_lsn)? {
+            return Ok(());
+        }
         let bytes = step.bytes();
         self.group.push(step, bytes);
         match self.group.is_full() {
-            true => self.hand_over_now(),
+            true => self.hand_over(Pressure::Full),
             false => Ok(()),
         }
     }
 
-    /// A transaction has ended: gives the writer what is ready, if it is time for that.
+    /// A transaction has ended: gives the writers what is ready, if it is time for that.
     fn hand_over_due(&mut self, now: Instant) -> Result<()> {
+        if self.group.is_full() {
+            return self.hand_over(Pressure::Full);
+        }
         let is_ripe = self.group.ripe_at().is_some_and(|ripe| ripe <= now);
-        match self.group.is_full() || is_ripe && self.out.pending() <= ORDERS_MAX as u64 {
-            true => self.hand_over_now(),
+        match is_ripe && self.crew.pending() <= ORDERS_MAX as u64 {
+            true => self.hand_over(Pressure::Some),
             false => Ok(()),
         }
     }
 
-    /// Gives the writer every whole transaction, and waits until they are on the target.
+    /// Gives the writers every whole transaction, and waits until they are on the target.
     fn write_out(&mut self) -> Result<()> {
         if self.group.has_whole() {
-            self.hand_over_now()?;
+            self.hand_over(Pressure::None)?;
         }
-        let Outlet { runtime, done, stop, sent, .. } = &mut self.out;
-        runtime.block_on(async {
-            tokio::select! {
-                _ = done.wait_for(|done| done.orders == *sent) => {}
-                _ = stop.wait_for(|stop| *stop) => {}
-            }
-        });
-        Ok(())
+        self.crew.gather()?;
+        self.crew.drain()
     }
 
-    /// Gives the writer what is ready: changes, else a position.
-    pub(super) fn hand_over_now(&mut self) -> Result<()> {
-        if let Some(cost) = self.out.cost() {
+    /// Gives the writers what is ready: changes, else a position, else the word to gather.
+    pub(super) fn hand_over(&mut self, pressure: Pressure) -> Result<()> {
+        if let Some(cost) = self.crew.cost() {
             self.stretch.observe(cost);
             self.group.set_bounds(self.stretch.bounds());
         }
         if let Some(chunk) = self.group.take() {
-            let writes = plan(&chunk.steps).iter().flat_map(writes).collect();
             if chunk.end.is_some() {
                 self.told = self.handled;
             }
-            return self.out.send(Order::Chunk { chunk, writes, handled: self.handled });
+            return self.crew.write(chunk, self.handled, pressure);
         }
-        if self.group.is_idle() && self.handled > self.told {
+        if !self.group.is_idle() {
+            return Ok(());
+        }
+        if self.handled > self.told {
             self.told = self.handled;
-            return self.out.send(Order::Position(self.handled));
+            return self.crew.pass(self.handled);
         }
-        Ok(())
+        self.crew.gather()
+    }
+
+    /// Gives the writers all that is whole, and leaves them at one position.
+    pub(super) fn finish(&mut self) -> Result<()> {
+        self.hand_over(Pressure::None)?;
+        self.crew.gather()
     }
 }
 
@@ -324,55 +327,5 @@ impl Sink for Desk {
                 self.hand_over_due(now)
             }
         }
-    }
-}
-
-/// The way to the writer, from a thread.
-pub(super) struct Outlet {
-    orders: mpsc::Sender<Order>,
-    runtime: Handle,
-    done: watch::Receiver<Done>,
-    stop: watch::Receiver<bool>,
-    sent: u64,
-    /// How many were carried out when last asked for their cost.
-    asked: u64,
-}
-
-impl Outlet {
-    pub(super) fn new(
-        orders: mpsc::Sender<Order>,
-        done: watch::Receiver<Done>,
-        stop: watch::Receiver<bool>,
-        runtime: Handle,
-    ) -> Outlet {
-        Outlet { orders, runtime, done, stop, sent: 0, asked: 0 }
-    }
-
-    /// Orders that the writer has not carried out yet.
-    fn pending(&self) -> u64 {
-        self.sent - self.done.borrow().orders
-    }
-
-    /// What the last group has cost, once for each.
-    fn cost(&mut self) -> Option<Cost> {
-        let Done { orders, cost } = *self.done.borrow();
-        let is_news = orders > std::mem::replace(&mut self.asked, orders);
-        cost.filter(|_| is_news)
-    }
-
-    /// Waits until the writer takes the order.
-    fn send(&mut self, order: Order) -> Result<()> {
-        let Outlet { orders, runtime, stop, .. } = self;
-        let sent = runtime.block_on(async {
-            tokio::select! {
-                sent = orders.send(order) => sent.is_ok(),
-                _ = stop.wait_for(|stop| *stop) => false,
-            }
-        });
-        if !sent {
-            return Err(Error::new(ErrorKind::Aborted, "hand changes to the target's writer"));
-        }
-        self.sent += 1;
-        Ok(())
     }
 }

@@ -3,6 +3,8 @@
 //! Hazard: a bench of a copy of the pipeline measures the copy. This is the planner's own [`Desk`]; only the
 //! writer is missing, and what it would have been handed is counted and dropped.
 
+use std::collections::BTreeSet;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,10 +12,12 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::assemble::{Assembler, StashLimits};
+use super::climb::ApplyLanes;
+use super::crew::{Crew, Start};
 use super::drift::SourceNow;
 use super::group::GroupBounds;
 use super::operator::TargetFacts;
-use super::planner::{Desk, Outlet};
+use super::planner::Desk;
 use super::positions::Reporter;
 use super::relations::{Relations, TableWatermarks};
 use super::writer::{Done, Order};
@@ -33,7 +37,7 @@ pub struct Rehearsal {
     rehearsed: Rehearsed,
     /// Wakes nobody; the desk's way out needs it.
     _runtime: Runtime,
-    _done: watch::Sender<Done>,
+    _done: watch::Sender<Vec<Done>>,
     _stop: watch::Sender<bool>,
 }
 
@@ -60,8 +64,15 @@ impl Rehearsal {
             .build()
             .map_err(|cause| Error::new(ErrorKind::Local, "rehearse applying").because(cause))?;
         let (sender, orders) = mpsc::channel(ORDERS_MAX);
-        let (done, stop) = (watch::Sender::new(Done::default()), watch::Sender::new(false));
-        let out = Outlet::new(sender, done.subscribe(), stop.subscribe(), runtime.handle().clone());
+        let (done, stop) = (watch::Sender::new(vec![Done::default()]), watch::Sender::new(false));
+        let start = Start {
+            ends: vec![Lsn::ZERO],
+            stored: BTreeSet::new(),
+            keyed: BTreeSet::new(),
+            lanes: ApplyLanes::Fixed(NonZeroU8::MIN),
+            hiring: None,
+        };
+        let crew = Crew::new(sender, done.subscribe(), stop.subscribe(), runtime.handle().clone(), start);
         let watermarks: TableWatermarks =
             tables.iter().map(|table| (table.name.clone(), Lsn::ZERO)).collect();
         let relations = Relations::new(tables, TargetFacts::default(), watermarks, SourceNow::default());
@@ -71,7 +82,7 @@ impl Rehearsal {
         let limits = StashLimits { memory_bytes: usize::MAX, directory: std::env::temp_dir() };
         Ok(Rehearsal {
             assembler: Assembler::new(protocol_version, limits),
-            desk: Desk::new(relations, bounds, Lsn::ZERO, reporter, out),
+            desk: Desk::new(relations, bounds, Lsn::ZERO, reporter, crew),
             orders,
             rehearsed: Rehearsed::default(),
             _runtime: runtime,
@@ -95,7 +106,7 @@ impl Rehearsal {
     /// # Errors
     /// As the planner's.
     pub fn finish(mut self) -> Result<Rehearsed> {
-        self.desk.hand_over_now()?;
+        self.desk.finish()?;
         self.take_orders();
         Ok(self.rehearsed)
     }

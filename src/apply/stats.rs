@@ -54,6 +54,8 @@ pub struct ApplyStats {
     pub deletes: AtomicU64,
     /// The source's TRUNCATE statements.
     pub truncates: AtomicU64,
+    /// Shares of groups that lanes applied side by side.
+    pub shares: AtomicU64,
     /// Target transactions.
     pub groups: AtomicU64,
     /// Microseconds from the begin of each of them to its commit, summed.

@@ -51,9 +51,10 @@ impl Stretch {
         }
     }
 
-    /// A group has been committed. Small ones tell nothing: they were handed over because nobody had to wait.
+    /// A group, or a lane's share of it, has been committed. Small ones tell nothing: they were handed over
+    /// because nobody had to wait.
     pub(super) fn observe(&mut self, cost: Cost) {
-        if cost.changes < self.floor.changes as u64 / 2 {
+        if cost.changes < self.floor.changes as u64 / 16 {
             return;
         }
         if cost.fixed * 16 > cost.elapsed && cost.elapsed < GROUP_MAX {

@@ -10,18 +10,20 @@
 //!              ╰ deadlock: ROLLBACK, the group again, a few times
 //! ```
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 
 use super::change::Step;
-use super::checkpoint::Checkpoint;
+use super::checkpoint::{Checkpoint, LaneId, Scope};
 use super::fault::{Verdict, refused};
 use super::group::{Chunk, GroupEnd};
 use super::lane::{Fault, Lane};
 use super::plan::{Planned, plan_exactly};
-use super::positions::Reporter;
+use super::positions::{Reached, Reporter};
 use super::stats::{ApplyStats, Tally};
 use super::stretch::Cost;
 use super::write::{Body, Write, writes};
@@ -30,6 +32,8 @@ use crate::pg::Lsn;
 
 /// How often a group is tried before its deadlocks are the caller's.
 const ATTEMPTS_MAX: u32 = 5;
+/// How many of these other lanes may be at work beside.
+const SHARED_ATTEMPTS_MAX: u32 = 2;
 /// Statements of one round of a replay.
 const REPLAY_STATEMENTS: usize = 256;
 
@@ -44,9 +48,11 @@ const BACK: &str = "ROLLBACK TO SAVEPOINT pgstream_chunk";
 #[derive(Debug)]
 pub(super) enum Order {
     /// Changes, planned and encoded; `handled` is how far the stream has come when they are committed.
-    Chunk { chunk: Chunk, writes: Vec<Write>, handled: Lsn },
+    Chunk { chunk: Chunk, writes: Vec<Write>, scope: Scope, handled: Lsn },
     /// Nothing was to do before this position.
-    Position(Lsn),
+    Position { scope: Scope, handled: Lsn },
+    /// From here on so many lanes each have their own row, and the changes of these tables are told by key.
+    Expand { lanes: usize, keyed: Arc<BTreeSet<String>> },
 }
 
 /// What the writer has done so far.
@@ -60,11 +66,14 @@ pub(super) struct Done {
 
 /// Applies orders on one lane.
 pub(super) struct Writer {
+    id: LaneId,
     lane: Lane,
-    checkpoint: Checkpoint,
+    checkpoint: Arc<Checkpoint>,
     reporter: Arc<Reporter>,
     stats: Arc<ApplyStats>,
-    done: watch::Sender<Done>,
+    done: Arc<watch::Sender<Vec<Done>>>,
+    /// Held by each lane while it is at work; alone by one that others keep standing in the way of.
+    calm: Arc<RwLock<()>>,
     open: Option<Open>,
 }
 
@@ -100,13 +109,15 @@ impl Failure {
 
 impl Writer {
     pub(super) fn new(
+        id: LaneId,
         lane: Lane,
-        checkpoint: Checkpoint,
+        checkpoint: Arc<Checkpoint>,
         reporter: Arc<Reporter>,
         stats: Arc<ApplyStats>,
-        done: watch::Sender<Done>,
+        done: Arc<watch::Sender<Vec<Done>>>,
+        calm: Arc<RwLock<()>>,
     ) -> Writer {
-        Writer { lane, checkpoint, reporter, stats, done, open: None }
+        Writer { id, lane, checkpoint, reporter, stats, done, calm, open: None }
     }
 
     /// Carries out orders until there will be no more. What is then not committed is rolled back.
@@ -117,13 +128,23 @@ impl Writer {
     pub(super) async fn run(mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
         while let Some(order) = orders.recv().await {
             let cost = match order {
-                Order::Position(handled) => {
-                    self.reporter.applied(handled, None);
+                Order::Position { scope, handled } => {
+                    self.reporter.reached(scope, handled, Reached::Passed);
                     None
                 }
-                Order::Chunk { chunk, writes, handled } => self.chunk(&chunk, &writes, handled).await?,
+                Order::Expand { lanes, keyed } => {
+                    self.expand(lanes, &keyed).await?;
+                    None
+                }
+                Order::Chunk { chunk, writes, scope, handled } => {
+                    self.chunk(&chunk, &writes, scope, handled).await?
+                }
             };
-            self.done.send_modify(|done| *done = Done { orders: done.orders + 1, cost: cost.or(done.cost) });
+            self.done.send_modify(|lanes| {
+                if let Some(done) = lanes.get_mut(self.id.index()) {
+                    *done = Done { orders: done.orders + 1, cost: cost.or(done.cost) };
+                }
+            });
         }
         if self.open.take().is_some() {
             self.rollback().await?;
@@ -132,17 +153,29 @@ impl Writer {
     }
 
     /// The cost of the group that ends with the chunk.
-    async fn chunk(&mut self, chunk: &Chunk, writes: &[Write], handled: Lsn) -> Result<Option<Cost>> {
+    async fn chunk(
+        &mut self,
+        chunk: &Chunk,
+        writes: &[Write],
+        scope: Scope,
+        handled: Lsn,
+    ) -> Result<Option<Cost>> {
         // Chunks before this one are gone; only a group's first can begin the group again.
         let is_first = self.open.is_none();
         let mut attempt = 1;
+        let calm = Arc::clone(&self.calm);
         let committing = loop {
-            match self.attempt(chunk, writes).await {
+            // Two lanes that keep meeting are kept apart.
+            let _held = match attempt {
+                ..=SHARED_ATTEMPTS_MAX => (Some(calm.read().await), None),
+                _ => (None, Some(calm.write().await)),
+            };
+            match self.attempt(chunk, writes, scope).await {
                 Ok(committing) => break committing,
                 Err(Failure::Contention(error)) if is_first && attempt < ATTEMPTS_MAX => {
-                    tracing::warn!(lane = self.checkpoint.lane().get(), attempt, sqlstate = ?error.sqlstate(),
+                    tracing::warn!(lane = self.id.index(), attempt, sqlstate = ?error.sqlstate(),
                         "a group is tried again: another session holds what it needs");
-                    self.stats.retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    self.stats.retries.fetch_add(1, Ordering::Relaxed);
                     attempt += 1;
                     self.open = None;
                     self.rollback().await?;
@@ -151,12 +184,15 @@ impl Writer {
             }
         };
         let Some(end) = &chunk.end else { return Ok(None) };
-        self.checkpoint.advanced(end);
-        self.reporter.applied(handled, Some(end.commit_time));
+        self.checkpoint.advanced(scope, end);
+        self.reporter.reached(scope, handled, Reached::Committed { time: end.commit_time });
+        if let Scope::Lane(_) = scope {
+            self.stats.shares.fetch_add(1, Ordering::Relaxed);
+        }
         let Some(open) = self.open.take() else { return Ok(None) };
         let elapsed = open.since.elapsed();
         self.stats.count(&open.tally, end.transactions, elapsed);
-        tracing::debug!(lsn = %end.end_lsn, transactions = end.transactions, changes = end.changes,
+        tracing::debug!(lane = self.id.index(), lsn = %end.end_lsn, transactions = end.transactions, changes = end.changes,
             elapsed_ms = elapsed.as_millis() as u64, "group committed");
         // COMMIT is a bare round trip; so long a group waits at each of its other stops as well.
         let stops = 2 + writes.iter().filter(|write| matches!(write.body, Body::Copy(_))).count();
@@ -165,11 +201,11 @@ impl Writer {
     }
 
     /// One try of a chunk, and of the commit if it is the group's last; how long that took.
-    async fn attempt(&mut self, chunk: &Chunk, writes: &[Write]) -> Result<Duration, Failure> {
+    async fn attempt(&mut self, chunk: &Chunk, writes: &[Write], scope: Scope) -> Result<Duration, Failure> {
         let prologue = if self.open.is_none() { BEGIN } else { NEXT };
         let open = self.open.get_or_insert_with(|| Open { since: Instant::now(), tally: Tally::default() });
         open.tally.add(&chunk.steps);
-        let advance = chunk.end.as_ref().map(|end| self.checkpoint.advance(end));
+        let advance = chunk.end.as_ref().map_or_else(Vec::new, |end| self.checkpoint.advance(scope, end));
         let all: Vec<&Write> = writes.iter().chain(&advance).collect();
         match self.lane.run(Some(prologue), &all).await {
             Ok(()) => {}
@@ -190,7 +226,7 @@ impl Writer {
                     // Whatever the fault was: a change behind it may be the first to need the path.
                     let lent = self.lane.lend_search_path().await;
                     lent.map_err(|error| Failure::Final(Error::from_postgres("set a search_path", error)))?;
-                    self.replay(chunk, advance.as_ref()).await?;
+                    self.replay(chunk, &advance).await?;
                 }
                 Verdict::Retry | Verdict::Stop => {
                     let table = fault.at.and_then(|at| writes.get(at)?.table.as_ref());
@@ -209,7 +245,7 @@ impl Writer {
     }
 
     /// The exact way: every change by itself, in order, from the chunk's savepoint on.
-    async fn replay(&mut self, chunk: &Chunk, advance: Option<&Write>) -> Result<(), Failure> {
+    async fn replay(&mut self, chunk: &Chunk, advance: &[Write]) -> Result<(), Failure> {
         let mut round: Vec<(&Step, Planned, Write)> = Vec::new();
         for (at, step) in chunk.steps.iter().enumerate() {
             for planned in plan_exactly(step) {
@@ -224,12 +260,19 @@ impl Writer {
                 round.clear();
             }
         }
-        match advance {
-            None => Ok(()),
-            Some(advance) => {
-                self.lane.run(None, &[advance]).await.map_err(|fault| self.bookkeeping_failed(fault))
-            }
-        }
+        let advance: Vec<&Write> = advance.iter().collect();
+        self.lane.run(None, &advance).await.map_err(|fault| self.bookkeeping_failed(fault))
+    }
+
+    async fn expand(&mut self, lanes: usize, keyed: &BTreeSet<String>) -> Result<()> {
+        let writes = self.checkpoint.expand(lanes, keyed);
+        let writes: Vec<&Write> = writes.iter().collect();
+        let begun = self.lane.run(Some(BEGIN), &writes).await;
+        begun.map_err(|fault| self.bookkeeping_failed(fault).into_error())?;
+        self.bare("COMMIT", "spread changes over lanes").await.map_err(Failure::into_error)?;
+        self.checkpoint.expanded(lanes);
+        self.reporter.spread(lanes);
+        Ok(())
     }
 
     fn located(&self, fault: Fault, round: &[(&Step, Planned, Write)], chunk: &Chunk) -> Failure {

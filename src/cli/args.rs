@@ -16,6 +16,7 @@ use super::misuse::Misuse;
 use super::pg_migrate::{self, PgMigrateArgs};
 use super::quantity::{self, Limit, TableList};
 use super::selection::{self, Databases, RoleArgs};
+use crate::apply::ApplyLanes;
 use crate::error::Error;
 use crate::pg::Secret;
 
@@ -180,6 +181,9 @@ pub struct Pace {
     /// Connections that copy rows [default: two for each core of this machine, at most 8].
     #[arg(short = 'j', long, value_name = "N", value_parser = quantity::jobs)]
     pub copy_jobs: Option<NonZeroUsize>,
+    /// Connections that apply changes while the target lags; auto adds some while that makes it faster [default: auto].
+    #[arg(long, value_name = "auto|N", value_parser = quantity::lanes)]
+    pub apply_lanes: Option<ApplyLanes>,
     /// Connections that build indexes on the target [default: 4].
     #[arg(long, value_name = "N", value_parser = quantity::jobs)]
     pub index_jobs: Option<NonZeroUsize>,

@@ -253,6 +253,7 @@ impl MigrateArgs {
             work_dir: self.files.work_dir,
             metrics_addr: self.metrics_addr,
             copy_jobs: self.pace.copy_jobs.unwrap_or(defaults.copy_jobs),
+            apply_lanes: self.pace.apply_lanes.unwrap_or(defaults.apply_lanes),
             index_jobs: self.pace.index_jobs.unwrap_or(defaults.index_jobs),
             split_bytes: self.pace.split_tables_larger_than.unwrap_or(defaults.split_bytes),
             lock_timeout: self.pace.lock_timeout.unwrap_or(defaults.lock_timeout),

@@ -172,6 +172,7 @@ impl PgMigrateArgs {
             auto_ddl: AutoDdlArg::Off,
             pace: Pace {
                 copy_jobs: None,
+                apply_lanes: None,
                 index_jobs: None,
                 split_tables_larger_than: None,
                 lock_timeout: None,

@@ -3,8 +3,10 @@
 //! Hazard: a value typed after the wrong option may be a connection string with its password, so no error
 //! here repeats the text it was given.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU8, NonZeroUsize};
 use std::time::Duration;
+
+use crate::apply::ApplyLanes;
 
 /// A value that cannot be read. The option's name is added by whoever knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +25,9 @@ pub enum QuantityError {
     /// Not a count of connections.
     #[error("write a whole number from 1 to {JOBS_MAX}")]
     Jobs,
+    /// Not a number of lanes.
+    #[error("write auto, or a whole number from 1 to 16")]
+    Lanes,
     /// Not a list of names.
     #[error(
         "write table names parted by commas, such as orders,sales.items (a name with a comma or capitals in double quotes)"
@@ -94,6 +99,18 @@ pub(super) fn duration(text: &str) -> Result<Duration, QuantityError> {
 /// [`QuantityError::Jobs`].
 pub(super) fn jobs(text: &str) -> Result<NonZeroUsize, QuantityError> {
     text.parse().ok().filter(|jobs: &NonZeroUsize| jobs.get() <= JOBS_MAX).ok_or(QuantityError::Jobs)
+}
+
+/// Reads how many lanes changes may be applied in.
+///
+/// # Errors
+/// [`QuantityError::Lanes`].
+pub(super) fn lanes(text: &str) -> Result<ApplyLanes, QuantityError> {
+    match text.parse() {
+        Ok(lanes @ 1..=16) => NonZeroU8::new(lanes).map(ApplyLanes::Fixed).ok_or(QuantityError::Lanes),
+        Err(_) if text == "auto" => Ok(ApplyLanes::Auto),
+        Ok(_) | Err(_) => Err(QuantityError::Lanes),
+    }
 }
 
 /// Names parted by commas. Quotes are kept: what a name means is for the catalog to say.
@@ -207,6 +224,15 @@ mod tests {
         assert_eq!(jobs("4").map(NonZeroUsize::get), Ok(4));
         for text in ["0", "257", "-1", "four", ""] {
             assert_eq!(jobs(text), Err(QuantityError::Jobs), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lanes_are_a_number_or_auto() {
+        assert_eq!(lanes("auto"), Ok(ApplyLanes::Auto));
+        assert_eq!(lanes("16"), Ok(ApplyLanes::Fixed(NonZeroU8::new(16).unwrap())));
+        for text in ["0", "17", "-1", "Auto", ""] {
+            assert_eq!(lanes(text), Err(QuantityError::Lanes), "{text:?}");
         }
     }
 

@@ -165,6 +165,7 @@ fn settings(order: &Order) -> Value {
             MethodChoice::Dump => "dump",
         },
         "copy_jobs": options.copy_jobs.get(),
+        "apply_lanes": options.apply_lanes.to_string(),
         "index_jobs": options.index_jobs.get(),
         "split_bytes": options.split_bytes,
         "lock_timeout": text::duration(options.lock_timeout),

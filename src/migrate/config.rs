@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::apply::ApplyLanes;
 use crate::catalog::{Filters, TableSelector};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
@@ -128,6 +129,8 @@ pub struct Options {
     pub pgbin: Option<PathBuf>,
     /// Connections that copy rows, on each side.
     pub copy_jobs: NonZeroUsize,
+    /// Connections that apply changes to the target while it lags.
+    pub apply_lanes: ApplyLanes,
     /// Connections that build indexes and constraints on the target.
     pub index_jobs: NonZeroUsize,
     /// A larger table is copied in parts of about this size.
@@ -182,6 +185,7 @@ impl Options {
             method: MethodChoice::default(),
             pgbin: None,
             copy_jobs: Options::default_copy_jobs(),
+            apply_lanes: ApplyLanes::default(),
             index_jobs: NonZeroUsize::new(Options::INDEX_JOBS_DEFAULT).expect("a positive constant"),
             split_bytes: Options::SPLIT_BYTES_DEFAULT,
             ending: Ending::default(),

@@ -21,7 +21,7 @@ use super::monitor::Monitor;
 use super::run::Run;
 use super::shutdown::Shutdown;
 use super::unseen::{self, Found};
-use crate::apply::{self, Applier, ApplyInput, ApplyOptions, LaneId, Positions, SourceNow};
+use crate::apply::{self, Applier, ApplyInput, ApplyOptions, Positions, SourceNow};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -108,7 +108,7 @@ async fn watermarks(run: &Run) -> Result<Vec<(QualifiedName, Lsn)>> {
 
 /// How far the target's progress row says that it is.
 pub(super) async fn position(run: &Run) -> Result<Lsn> {
-    let progress = apply::read_progress(&run.target, &run.id.slot(), LaneId::FIRST).await?;
+    let progress = apply::read_progress(&run.target, &run.id.slot()).await?;
     progress
         .map(|progress| progress.end_lsn)
         .ok_or_else(|| Error::new(ErrorKind::State, "read how far changes have been applied"))
@@ -222,6 +222,7 @@ async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<Ap
     // The position first: what is read after it knows of everything from before it.
     let (as_of, _) = wal_position(&run.source).await?;
     options.source = SourceNow::new(catalog::load(&run.source).await?.tables, as_of);
+    options.lanes = run.options.apply_lanes;
     options.replica_role = define::replica_role(run).await?;
     options.search_path = Some(source_search_path(&run.source).await?);
     if let Some(directory) = &run.options.work_dir {

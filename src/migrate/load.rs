@@ -19,7 +19,7 @@ use super::release::release_source;
 use super::run::Run;
 use super::selection::{Selection, Wishes, select};
 use super::unseen;
-use crate::apply::{self, LaneId};
+use crate::apply;
 use crate::bulk::ledger::{self, TableState};
 use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, OnRewrite, TableCopy, copy_tables};
 use crate::catalog::{self, Catalog, Persistence, Table, TableKind};
@@ -98,7 +98,7 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
         .batch_execute("DELETE FROM pgstream.progress")
         .await
         .map_err(|error| Error::from_postgres("begin the progress anew", error))?;
-    apply::begin_progress(&run.target, &run.id.slot(), LaneId::FIRST, snapshot.consistent_point).await?;
+    apply::begin_progress(&run.target, &run.id.slot(), snapshot.consistent_point).await?;
     let moved: HashSet<&QualifiedName> = selection.moved.iter().collect();
     let sizes = shown
         .tables

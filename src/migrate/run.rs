@@ -12,7 +12,7 @@ use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
 use super::{abandon, cutover, define, dump, follow, load, membership, monitor, open, unseen};
-use crate::apply::{self, LaneId};
+use crate::apply;
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::catalog::{self, Catalog};
 use crate::error::{Error, ErrorKind, Result, describe};
@@ -267,7 +267,7 @@ impl Run {
                 figures.bytes_copied += bytes;
             }
         }
-        let progress = apply::read_progress(&self.target, &self.id.slot(), LaneId::FIRST).await?;
+        let progress = apply::read_progress(&self.target, &self.id.slot()).await?;
         if let Some(progress) = progress {
             figures.transactions_applied = progress.transactions.unsigned_abs();
             figures.changes_applied = progress.changes.unsigned_abs();

@@ -124,8 +124,8 @@ async fn a_migration_killed_at_every_named_point_ends_equal() {
     parent.release().await;
 
     victim.kill_when("as it begins to follow", FOLLOWING).await;
-    let applied = target.value::<i64>("SELECT transactions FROM pgstream.progress").await;
-    let more = format!("SELECT transactions > {applied} + 50 FROM pgstream.progress");
+    let applied = target.value::<i64>("SELECT sum(transactions)::int8 FROM pgstream.progress").await;
+    let more = format!("SELECT sum(transactions) > {applied} + 50 FROM pgstream.progress");
     victim.kill_when("while it follows", &more).await;
 
     let Victim { scenario, workload } = victim;

@@ -227,4 +227,7 @@ SELECT m.id, m.source_database, m.phase, m.method <> 'dump' AS has_stream,
        (extract(epoch FROM p.source_commit_time - '2000-01-01 00:00:00+00') * 1000000)::int8 AS commit_micros,
        coalesce(p.transactions, 0) AS transactions, coalesce(p.changes, 0) AS changes
   FROM pgstream.migration m CROSS JOIN copy c
-  LEFT JOIN pgstream.progress p ON p.slot = 'pgstream_' || m.id AND p.lane = 0";
+  LEFT JOIN LATERAL (
+    SELECT (array_agg(end_lsn ORDER BY end_lsn))[1] AS end_lsn, min(source_commit_time) AS source_commit_time,
+           max(updated_at) AS updated_at, sum(transactions)::int8 AS transactions, sum(changes)::int8 AS changes
+      FROM pgstream.progress WHERE slot = 'pgstream_' || m.id) p ON true";

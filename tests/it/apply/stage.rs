@@ -8,15 +8,17 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use pgstream::apply::{
-    Applier, ApplyOptions, ApplyStats, LaneId, PROGRESS_DDL, Positions, SourceNow, TableWatermarks,
-    ValueFormat, begin_progress, read_progress,
+    Applier, ApplyOptions, ApplyStats, PROGRESS_DDL, Positions, SourceNow, TableWatermarks, ValueFormat,
+    begin_progress, read_progress,
 };
 use pgstream::catalog::{self, ReplicaRole};
-use pgstream::demo::{Cluster, ClusterOptions};
+use pgstream::demo::{Cluster, ClusterOptions, Shutdown};
 use pgstream::error::Result;
 use pgstream::pg::{Lsn, PgTimestamp, QualifiedName, SlotName};
 use pgstream::replication::StreamItem;
 use pgstream::wire::Session;
+
+use crate::support::eventually;
 
 /// A server that stops when the last test lets go of it.
 fn shared_server() -> Cluster {
@@ -58,9 +60,13 @@ impl Stage {
     }
 
     pub(crate) async fn with(source_ddl: &str, target_ddl: &str, values: Values) -> Stage {
+        Stage::on(shared_server(), source_ddl, target_ddl, values).await
+    }
+
+    /// On a server that is the test's own.
+    pub(crate) async fn on(server: Cluster, source_ddl: &str, target_ddl: &str, values: Values) -> Stage {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let server = shared_server();
         let names = ["source", "target"].map(|role| format!("{role}_{number}"));
         let admin = server.session("postgres").await.unwrap();
         for name in &names {
@@ -77,8 +83,34 @@ impl Stage {
         let sql = "SELECT lsn::text FROM pg_create_logical_replication_slot($1::text, 'pgoutput')";
         let start: String = source.query_one(sql, &[&slot.as_str()]).await.unwrap().get(0);
         target.batch_execute(PROGRESS_DDL).await.unwrap();
-        begin_progress(&target, &slot, LaneId::FIRST, start.parse().unwrap()).await.unwrap();
+        begin_progress(&target, &slot, start.parse().unwrap()).await.unwrap();
         Stage { server, names, source, target, slot, values, watermarks: vec![] }
+    }
+
+    /// Crashes the server, and connects again when it has recovered.
+    pub(crate) async fn crash(&mut self) {
+        self.server.restart(Shutdown::Immediate).await.unwrap();
+        self.source = self.server.session(&self.names[0]).await.unwrap();
+        self.target = self.server.session(&self.names[1]).await.unwrap();
+        self.source.batch_execute("SET search_path = public").await.unwrap();
+        self.target.batch_execute("SET search_path = public").await.unwrap();
+    }
+
+    /// Another session on the target.
+    pub(crate) async fn beside(&self) -> Session {
+        let session = self.server.session(&self.names[1]).await.unwrap();
+        session.batch_execute("SET search_path = public").await.unwrap();
+        session
+    }
+
+    /// Waits until no session of an applier is left.
+    pub(crate) async fn quiet(&self) {
+        let ours = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+            AND application_name LIKE 'pgstream apply%'";
+        eventually("the applier's sessions end", async || {
+            self.target.query_one(ours, &[]).await.unwrap().get::<_, i64>(0) == 0
+        })
+        .await;
     }
 
     pub(crate) async fn run(&self, sql: &str) {
@@ -110,7 +142,7 @@ impl Stage {
     }
 
     pub(crate) async fn progress(&self) -> Lsn {
-        read_progress(&self.target, &self.slot, LaneId::FIRST).await.unwrap().unwrap().end_lsn
+        read_progress(&self.target, &self.slot).await.unwrap().unwrap().end_lsn
     }
 
     pub(crate) async fn options(&self) -> ApplyOptions {
