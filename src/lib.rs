@@ -9,7 +9,7 @@
 //! | 1 | [`error`] | the one error type |
 //! | 2 | [`wire`], [`pgoutput`], [`telemetry`] | frames and sessions; the pure decoder; metrics, progress, logs |
 //! | 3 | [`replication`], [`catalog`] | slots, publications and the stream; what a database contains |
-//! | 4 | [`schema`], [`bulk`], [`apply`], [`precheck`], [`verify`], [`demo`] | the engines |
+//! | 4 | [`schema`], [`bulk`], [`apply`], [`precheck`], [`verify`], [`demo`], [`spool`] | the engines |
 //! | 5 | [`migrate`] | the conductor: phases, durable state, follow, cutover |
 //! | 6 | [`cli`] | the command line |
 //!
@@ -29,6 +29,7 @@ pub mod pgoutput;
 pub mod precheck;
 pub mod replication;
 pub mod schema;
+pub mod spool;
 pub mod telemetry;
 pub mod verify;
 pub mod wire;

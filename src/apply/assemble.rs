@@ -86,6 +86,27 @@ impl Assembler {
         self.position == Position::Transaction
     }
 
+    /// Begins with another stream: forgets the transactions that were still streamed, as they will come again, and
+    /// tells `sink` of the shapes that were announced before it.
+    ///
+    /// # Errors
+    /// `Protocol` in the middle of a transaction, or for a message that is no shape.
+    pub(super) fn resume(&mut self, shapes: Vec<Bytes>, sink: &mut impl Sink) -> Result<()> {
+        if self.position != Position::Idle {
+            return Err(broken("begin another stream in the middle of a transaction"));
+        }
+        self.streams.clear();
+        self.memory = 0;
+        for raw in shapes {
+            match self.decode(raw)? {
+                Message::Relation(relation) => sink.event(Event::Relation(relation))?,
+                Message::Type(announced) => sink.event(Event::Type(announced))?,
+                _ => return Err(broken("be told of tables by what is no description of one")),
+            }
+        }
+        Ok(())
+    }
+
     /// Takes the next message of the stream.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,6 +16,8 @@ const DELIVERIES_MAX: usize = 1_024;
 pub(super) enum Delivery {
     /// Items, and the bytes that they took of the budget.
     Items { items: Vec<StreamItem>, permit: OwnedSemaphorePermit },
+    /// A new stream begins between two transactions; what was told of tables before it.
+    Resume { shapes: Vec<Bytes> },
     /// Finish what is whole, then stop.
     Drain,
 }
@@ -55,6 +58,18 @@ impl ApplyInput {
         let budget = Arc::clone(&self.budget);
         let permit = budget.acquire_many_owned(bytes.min(self.budget_bytes)).await.map_err(|_| gone())?;
         self.deliveries.send(Delivery::Items { items, permit }).await.map_err(|_| gone())
+    }
+
+    /// Says that what comes next is a stream of its own: transactions that were being streamed are void and will
+    /// come again, and these messages have described tables before. Only between two transactions.
+    ///
+    /// # Errors
+    /// As [`ApplyInput::send`].
+    /// # Cancel safety
+    /// Safe: it was taken, or not.
+    pub async fn resume(&self, shapes: Vec<Bytes>) -> Result<()> {
+        let gone = |_| Error::new(ErrorKind::Aborted, "hand changes to the applier");
+        self.deliveries.send(Delivery::Resume { shapes }).await.map_err(gone)
     }
 
     pub(super) async fn drain(&self) {

@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::assemble::{Assembler, Sink};
@@ -39,6 +40,8 @@ pub(super) struct Planner {
 enum Wake {
     /// The permit goes back when they have been worked off.
     Items(Vec<StreamItem>, OwnedSemaphorePermit),
+    /// Another stream begins.
+    Resume(Vec<Bytes>),
     /// The writers wait.
     HandOver,
     /// What is there has waited long enough.
@@ -78,6 +81,7 @@ impl Planner {
     fn step(&mut self) -> Result<Next> {
         match self.wait() {
             Wake::Items(items, _permit) => self.take(items)?,
+            Wake::Resume(shapes) => self.assembler.resume(shapes, &mut self.desk)?,
             Wake::HandOver => self.desk.hand_over(Pressure::None)?,
             Wake::Ripe => self.desk.hand_over(Pressure::Some)?,
             Wake::Drain => {
@@ -92,6 +96,7 @@ impl Planner {
     fn wait(&mut self) -> Wake {
         let delivered = |delivery| match delivery {
             Some(Delivery::Items { items, permit }) => Wake::Items(items, permit),
+            Some(Delivery::Resume { shapes }) => Wake::Resume(shapes),
             Some(Delivery::Drain) | None => Wake::Drain,
         };
         if let Ok(delivery) = self.input.try_recv() {

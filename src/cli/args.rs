@@ -328,6 +328,9 @@ pub struct MigrateArgs {
     /// Where files go.
     #[command(flatten)]
     pub files: Files,
+    /// Where changes wait.
+    #[command(flatten)]
+    pub spool: SpoolArgs,
     /// Serve Prometheus metrics, /healthz and /readyz here, such as 127.0.0.1:9187.
     #[arg(long, value_name = "ADDRESS", help_heading = "Output", value_parser = address)]
     pub metrics_addr: Option<SocketAddr>,
@@ -377,9 +380,24 @@ pub struct Files {
     /// Take pg_dump and pg_restore from this directory [default: the newest that is found].
     #[arg(long, value_name = "DIR")]
     pub pgbin: Option<PathBuf>,
-    /// Keep the dump and spooled changes here [default: a temporary directory].
+    /// Keep the dump and spooled changes here [default: TMPDIR or /tmp for the dump, /var/tmp for changes].
     #[arg(long, value_name = "DIR")]
     pub work_dir: Option<PathBuf>,
+}
+
+/// What happens to changes that the target cannot take yet, while tables are copied and built.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+#[command(next_help_heading = "Files")]
+pub struct SpoolArgs {
+    /// Keep changes that have to wait on the source, as WAL, and not on this machine's disk.
+    #[arg(long, conflicts_with_all = ["spool_max", "spool_after"])]
+    pub no_spool: bool,
+    /// Spool no more than this on local disk [default: half of what is free]; then the source keeps its WAL.
+    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
+    pub spool_max: Option<u64>,
+    /// Spool once the source keeps this much WAL for us [default: 256MB].
+    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
+    pub spool_after: Option<u64>,
 }
 
 /// `pgstream demo`.

@@ -4,13 +4,13 @@ use std::str::FromStr;
 
 use super::args::{
     AutoDdlArg, CheckArgs, Checks, Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg,
-    MigrateArgs, ReplicaIdentity, Talk, Until,
+    MigrateArgs, ReplicaIdentity, SpoolArgs, Talk, Until,
 };
 use super::misuse::Misuse;
 use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
 use crate::migrate::cluster::{Order, Roles, Wanted};
-use crate::migrate::{AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output};
+use crate::migrate::{AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output, Spooling};
 use crate::pg::Conninfo;
 use crate::precheck::{CheckChoice, TrialRestore, VersionRule};
 use crate::telemetry::{LogFormat, Verbosity};
@@ -218,6 +218,15 @@ impl CheckArgs {
     }
 }
 
+impl SpoolArgs {
+    fn choice(self) -> Spooling {
+        match self.no_spool {
+            true => Spooling::Off,
+            false => Spooling::On { bytes_max: self.spool_max },
+        }
+    }
+}
+
 impl MigrateArgs {
     /// What is to be moved, between these two servers.
     ///
@@ -251,6 +260,8 @@ impl MigrateArgs {
             output: self.talk.output(),
             pgbin: self.files.pgbin,
             work_dir: self.files.work_dir,
+            spooling: self.spool.choice(),
+            spool_after_bytes: self.spool.spool_after.unwrap_or(defaults.spool_after_bytes),
             metrics_addr: self.metrics_addr,
             copy_jobs: self.pace.copy_jobs.unwrap_or(defaults.copy_jobs),
             apply_lanes: self.pace.apply_lanes.unwrap_or(defaults.apply_lanes),
@@ -320,7 +331,7 @@ mod tests {
                     -j 3 --index-jobs 2 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
                     --include-schema app,shop.\"X\" --exclude-schema log_* --excluded-extensions hstore \
                     --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin \
-                    --work-dir /spool --metrics-addr 0.0.0.0:1 \
+                    --work-dir /spool --spool-max 1TB --spool-after 5GB --metrics-addr 0.0.0.0:1 \
                     --skip-db-version-check --target-free-bytes 2GB --dbs-max-total-size 1GB --trial-restore";
         let given = options(line);
         let defaults = Options::new(conninfo("a"), conninfo("b"));
@@ -355,6 +366,9 @@ mod tests {
         assert_ne!(given.lock_timeout, defaults.lock_timeout);
         assert_ne!(given.slot_wait, defaults.slot_wait);
         assert_ne!(given.status_interval, defaults.status_interval);
+        assert_eq!(given.spooling, Spooling::On { bytes_max: Some(1 << 40) });
+        assert_eq!(given.spool_after_bytes, 5 << 30);
+        assert_eq!(options("--no-spool").spooling, Spooling::Off);
         assert!(given.pgbin.is_some() && given.work_dir.is_some() && given.metrics_addr.is_some());
     }
 

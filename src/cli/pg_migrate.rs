@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use super::args::secret;
 use super::args::{
     AutoDdlArg, CheckArgs, Checks, EndingArgs, Files, Filters, Identity, MethodArg, MigrateArgs, Pace,
-    Servers, Talk, Until,
+    Servers, SpoolArgs, Talk, Until,
 };
 use super::misuse::{Misuse, variable};
 use super::quantity::{self, Limit, TableList};
@@ -180,6 +180,7 @@ impl PgMigrateArgs {
                 status_interval: None,
             },
             files,
+            spool: SpoolArgs::default(),
             metrics_addr: None,
             report: self.report_file,
             talk: self.talk,

@@ -14,7 +14,7 @@ use super::exit::{Exit, Failure};
 use super::result::MigrateResult;
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::cluster::{ClusterOutcome, Creation, Moved, Order, Roles, Wanted};
-use crate::migrate::{Ending, Full, MethodChoice};
+use crate::migrate::{Ending, Full, MethodChoice, Spooling};
 use crate::telemetry::text;
 
 /// Where the report goes, and what stands at its head.
@@ -173,6 +173,12 @@ fn settings(order: &Order) -> Value {
         "status_interval": text::duration(options.status_interval),
         "pgbin": options.pgbin,
         "work_dir": options.work_dir,
+        "spool": options.spooling != Spooling::Off,
+        "spool_max_bytes": match options.spooling {
+            Spooling::On { bytes_max } => bytes_max,
+            Spooling::Off => None,
+        },
+        "spool_after_bytes": options.spool_after_bytes,
     })
 }
 

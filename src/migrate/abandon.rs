@@ -8,6 +8,7 @@
 use super::lock;
 use super::release::{self, Undone};
 use super::run::Run;
+use super::spooling;
 use super::state::{self, Made};
 use crate::error::{Result, describe};
 use crate::replication::{end_walsender, find_publications, slot_state};
@@ -31,6 +32,8 @@ pub(super) async fn abandon(run: &Run) {
     if made.is_empty() {
         return;
     }
+    // What was spooled followed the copy that is given up.
+    spooling::remove_files(run).await;
     let again = match relock(run).await {
         Lock::Kept => None,
         Lock::Again(session) => Some(session),

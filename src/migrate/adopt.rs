@@ -9,6 +9,7 @@ use super::config::Options;
 use super::lock;
 use super::outcome::Decisive;
 use super::run::{Run, Watchers};
+use super::spooling;
 use super::state::{self, MigrationId, State};
 use super::tables::TableGauge;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -110,6 +111,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         tables: TableGauge::new(watchers.metrics.clone()),
         made: Mutex::new(made),
         shown: Mutex::new(found.as_ref().map_or(Phase::Planned, |state| state.phase)),
+        source_system: identity.system,
         source_version: source.version(),
         target_version: target.version(),
         source,
@@ -123,7 +125,11 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         identity: identity_choice,
         restore: if found.is_some() { RestoreRun::Resumed } else { RestoreRun::First },
         headway: Arc::default(),
+        spool_given_up: Arc::default(),
     };
+    if found.as_ref().is_some_and(|state| (Phase::Copying..Phase::Fenced).contains(&state.phase)) {
+        spooling::whole(&run).await?;
+    }
     if found.is_none() {
         let state = State {
             id: run.id.clone(),

@@ -106,6 +106,24 @@ pub enum AutoDdl {
     Additive,
 }
 
+/// Whether changes that the target cannot take yet may wait on local disk, so that the source is rid of its WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Spooling {
+    /// The source keeps its WAL until the target has the changes.
+    Off,
+    /// They may, where there is a disk that lasts.
+    On {
+        /// The most bytes that may lie there; half of what is free when not given.
+        bytes_max: Option<u64>,
+    },
+}
+
+impl Default for Spooling {
+    fn default() -> Spooling {
+        Spooling::On { bytes_max: None }
+    }
+}
+
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
@@ -151,8 +169,12 @@ pub struct Options {
     pub records: Records,
     /// How the result is written.
     pub output: Output,
-    /// Where the dump archive and spooled changes lie; a temporary directory when not given.
+    /// Where the dump archive and spooled changes lie; `/tmp` and `/var/tmp` when not given.
     pub work_dir: Option<PathBuf>,
+    /// Whether changes may wait on local disk.
+    pub spooling: Spooling,
+    /// They do once the source keeps more WAL than this for us.
+    pub spool_after_bytes: u64,
     /// The longest that one statement of ours may wait for a lock (P26).
     pub lock_timeout: Duration,
     /// How long to wait in all for the source's writing transactions to end, so that the slot can be made
@@ -169,6 +191,8 @@ impl Options {
     pub const INDEX_JOBS_DEFAULT: usize = 4;
     /// Small enough that a lost part costs seconds, large enough that its COPY's start and end do not show.
     pub const SPLIT_BYTES_DEFAULT: u64 = 1 << 30;
+    /// No source is hurt by keeping this much, and a small database is copied before it has written it.
+    pub const SPOOL_AFTER_BYTES_DEFAULT: u64 = 256 << 20;
     /// Longer, and the readers that queue behind our waiting lock notice (P26).
     pub const LOCK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
     /// An ordinary batch job ends within this; an abandoned session never does.
@@ -197,6 +221,8 @@ impl Options {
             records: Records::default(),
             output: Output::default(),
             work_dir: None,
+            spooling: Spooling::default(),
+            spool_after_bytes: Options::SPOOL_AFTER_BYTES_DEFAULT,
             lock_timeout: Options::LOCK_TIMEOUT_DEFAULT,
             slot_wait: Options::SLOT_WAIT_DEFAULT,
             status_interval: Options::STATUS_INTERVAL_DEFAULT,

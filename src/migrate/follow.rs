@@ -4,31 +4,36 @@
 //! again for ever (P18); so reading, applying and reporting are tasks of their own, and the bounded queue
 //! between them makes the *source* wait, never the reports. A goal is reached when it is *durable on the
 //! target*, not when lag reads zero.
+//!
+//! The stream comes straight from the source, or by way of the spool when there is one; when that is
+//! as good as read, it is brought to its end first ([`super::spooling`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::config::Ending as Wanted;
 use super::cutover::source_search_path;
 use super::define;
 use super::drift::{self, Settled};
+use super::feedback::Reports;
 use super::format::{self, Allowed};
 use super::gauge::{Gauge, Horizon};
 use super::monitor::Monitor;
 use super::run::Run;
 use super::shutdown::Shutdown;
+use super::spooling;
+use super::supply::{Supply, Turn};
 use super::unseen::{self, Found};
-use crate::apply::{self, Applier, ApplyInput, ApplyOptions, Positions, SourceNow};
+use crate::apply::{self, Applier, ApplyInput, ApplyOptions, SourceNow};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Lsn, QualifiedName};
-use crate::pgoutput::StreamOptions;
+use crate::pgoutput::{StreamOptions, TupleFormat};
 use crate::replication::{
-    FeedbackPositions, FeedbackWriter, StreamReader, emit_barrier, end_walsender, start_stream, wal_position,
+    FeedbackPositions, StreamReader, emit_barrier, free_slot, start_stream, wal_position,
 };
 use crate::wire::{Connection, ConnectionSettings};
 
@@ -66,12 +71,15 @@ enum Goal {
 }
 
 /// What is handed to the applier at once, at the most: beyond this a batch saves nothing.
-const BATCH_ITEMS: usize = 1024;
-const BATCH_BYTES: usize = 256 << 10;
+pub(super) const BATCH_ITEMS: usize = 1024;
+pub(super) const BATCH_BYTES: usize = 256 << 10;
 /// Between two looks at the positions, for metrics and the progress line.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at the lag where it decides: on an idle source nothing else wakes who waits for it.
 const LAG_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long the applier may take to bring to its end what is under way, before the spool is left.
+const TURN_WAIT: Duration = Duration::from_secs(5);
 
 /// Applies until every table is at one and the same position: beyond the snapshot of the last one copied.
 pub(super) async fn catch_up(run: &Run, stop: &mut Shutdown) -> Result<Followed> {
@@ -114,43 +122,16 @@ pub(super) async fn position(run: &Run) -> Result<Lsn> {
         .ok_or_else(|| Error::new(ErrorKind::State, "read how far changes have been applied"))
 }
 
-/// What one connection's worth of following works with.
-struct Live {
-    start: Lsn,
-    applier: Applier,
-    reader: StreamReader,
-    feedback: FeedbackWriter,
-}
-
-/// Takes up the stream where the target stands.
-async fn connect(run: &Run, allowed: Allowed) -> Result<Live> {
-    unseen::set_aside(run).await?;
-    let start = position(run).await?;
-    let publications = run.publications().await?;
-    let mut apply = apply_options(run, start, run.source_version.pgoutput_version()).await?;
-    apply.values = format::choose(run, &apply, allowed).await?;
-    let format = format::of_tuples(&apply.values);
-    let options = StreamOptions { server: run.source_version, format, publications: &publications };
-    let applier = Applier::start(apply).await.map_err(|error| error.on(Side::Target))?;
-    // A walsender of an earlier connection holds the slot until it notices that we are gone.
-    end_walsender(&run.source, &run.id.slot()).await?;
-    let on_source = |error: Error| error.on(Side::Source);
-    let settings = ConnectionSettings::replication("stream");
-    let connection = Connection::connect(&run.options.source, &settings).await.map_err(on_source)?;
-    let (reader, feedback) =
-        start_stream(connection, &run.id.slot(), start, &options).await.map_err(on_source)?;
-    tracing::info!(lsn = %start, format = ?format, "streaming");
-    Ok(Live { start, applier, reader, feedback })
-}
-
-/// Follows. What the target refuses only because of a TRUNCATE that was not streamed is passed over; values that
-/// cannot be read in the format they came in are asked for in another; and where the source's definitions have
-/// changed, the stream begins again when the target's have, too.
+/// Follows, by way of the spool first if there is one. What the target refuses only because of a TRUNCATE that was not streamed is
+/// passed over; values that cannot be read in the format they came in are asked for in another; and where the
+/// source's definitions have changed, the stream begins again when the target's have, too.
 async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
     let (mut allowed, mut tried) = (Allowed::Binary, drift::Tried::default());
     loop {
-        let error = match stream_once(run, stop, goal, allowed).await {
-            Ok(followed) => return Ok(followed),
+        // In a box: it is large, and every future around it would hold it again.
+        let error = match Box::pin(stream_once(run, stop, goal, allowed)).await {
+            Ok(Course::Ended(followed)) => return Ok(followed),
+            Ok(Course::Turned) => continue,
             Err(error) => error,
         };
         if allowed != Allowed::TextOnly && format::was_at_fault(&error) {
@@ -176,42 +157,98 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
     }
 }
 
-/// One connection's worth of following. An error leaves the durable state as it is, for the next attempt.
-async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowed) -> Result<Followed> {
-    let Live { start, applier, reader, feedback } = stop.or_stop(connect(run, allowed)).await?;
+/// How one stretch of following ended.
+enum Course {
+    Ended(Followed),
+    /// It goes on, straight from the source.
+    Turned,
+}
+
+/// One stretch of following. An error leaves the durable state as it is, for the next attempt.
+async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowed) -> Result<Course> {
+    let (applier, mut supply, horizon) = stop.or_stop(connect(run, allowed)).await?;
     applier.stats().observe_groups(run.metrics.clone());
     run.metrics.waiting_for_operator(false);
     let mut gauge = Gauge::new(run, applier.stats());
-    let mut tasks = JoinSet::new();
-    let horizon = Arc::new(Horizon::starting_at(start));
-    tasks.spawn(read(reader, applier.input(), Arc::clone(&horizon)).in_current_span());
     let (monitor, seen) = (Monitor::of(run), Arc::clone(&horizon));
     let monitor = async move { monitor.run(&seen).await.map(|never| match never {}) };
-    tasks.spawn(monitor.in_current_span());
-    let reports = Reports { feedback, positions: applier.positions(), interval: run.options.status_interval };
-    let (stop_reports, stopped) = tokio::sync::oneshot::channel();
-    let reports = tokio::spawn(reports.run(stopped).in_current_span());
+    supply.tasks().spawn(monitor.in_current_span());
 
-    let ended = watch(run, stop, &applier, &mut tasks, &horizon, &mut gauge, goal).await;
+    let ended = watch(run, stop, &applier, &mut supply, &horizon, &mut gauge, goal).await;
     // Reading ends first; what has arrived is then brought to its end, or given up with the applier.
-    tasks.shutdown().await;
+    let ended = match ended {
+        Ok(ended) => supply.end_reading(&applier).await.map(|()| ended),
+        Err(error) => Err(error),
+    };
     let finished = match ended {
-        Ok(ended) => applier.finish().await.map(|positions| {
-            let position = positions.watermark.confirmed();
-            Followed { ended, position, lag_bytes: horizon.lag_bytes(position).unwrap_or(0) }
-        }),
+        Ok(ended @ Watched::Turned) => match tokio::time::timeout(TURN_WAIT, applier.finish()).await {
+            Ok(finished) => finished.map(|positions| (ended, Some(positions.watermark.confirmed()))),
+            // The target is held up. What it has not committed comes again, from the spool.
+            Err(_) => Ok((ended, None)),
+        },
+        Ok(ended) => applier.finish().await.map(|positions| (ended, Some(positions.watermark.confirmed()))),
         Err(error) => Err(error),
     };
     gauge.count();
-    // The last report carries the last positions.
-    let _ = stop_reports.send(());
-    match reports.await {
-        Ok(Ok(())) => {}
-        // Whatever it was, the next stream begins at the position on the target.
-        Ok(Err(error)) => tracing::debug!(error = %crate::error::describe(&error), "last report not sent"),
-        Err(cause) => return Err(Error::new(ErrorKind::Bug, "report positions").because(cause)),
+    supply.close(run, finished.as_ref().ok().and_then(|(_, position)| *position)).await?;
+    let (ended, position) = finished?;
+    match (ended, position) {
+        (Watched::Turned, _) => Ok(Course::Turned),
+        (Watched::Ended(ended), Some(position)) => {
+            let lag_bytes = horizon.lag_bytes(position).unwrap_or(0);
+            Ok(Course::Ended(Followed { ended, position, lag_bytes }))
+        }
+        (Watched::Ended(_), None) => unreachable!("an end is waited for"),
     }
-    finished
+}
+
+/// Takes up the stream where the target stands.
+async fn connect(run: &Run, allowed: Allowed) -> Result<(Applier, Supply, Arc<Horizon>)> {
+    unseen::set_aside(run).await?;
+    let spool = spooling::resume(run).await?;
+    let start = position(run).await?;
+    let horizon = Arc::new(Horizon::starting_at(start));
+    let mut apply = apply_options(run, start, run.source_version.pgoutput_version()).await?;
+    let spool = match spool {
+        Some(spool) => spool,
+        None => {
+            apply.values = format::choose(run, &apply, allowed).await?;
+            let format = format::of_tuples(&apply.values);
+            let applier = Applier::start(apply).await.map_err(|error| error.on(Side::Target))?;
+            let (reader, reports) = direct(run, start, format, &applier).await?;
+            let read = read(reader, applier.input(), Arc::clone(&horizon));
+            return Ok((applier, Supply::direct(read, reports), horizon));
+        }
+    };
+    // What is spooled cannot be asked for again in another format, and text is read everywhere.
+    let applier = Applier::start(apply).await.map_err(|error| error.on(Side::Target))?;
+    let supply = Supply::spooled(run, spool, &applier, Arc::clone(&horizon)).await?;
+    Ok((applier, supply, horizon))
+}
+
+/// The stream straight from the source, and the reports back to it.
+async fn direct(
+    run: &Run,
+    start: Lsn,
+    format: TupleFormat,
+    applier: &Applier,
+) -> Result<(StreamReader, Reports<impl Fn() -> FeedbackPositions + Send + 'static>)> {
+    let publications = run.publications().await?;
+    let options = StreamOptions { server: run.source_version, format, publications: &publications };
+    // A walsender of an earlier connection holds the slot until it notices that we are gone.
+    free_slot(&run.source, &run.id.slot()).await?;
+    let on_source = |error: Error| error.on(Side::Source);
+    let settings = ConnectionSettings::replication("stream");
+    let connection = Connection::connect(&run.options.source, &settings).await.map_err(on_source)?;
+    let (reader, feedback) =
+        start_stream(connection, &run.id.slot(), start, &options).await.map_err(on_source)?;
+    tracing::info!(lsn = %start, format = ?format, "streaming");
+    let positions = applier.positions();
+    let positions = move || {
+        let now = positions.borrow().watermark;
+        FeedbackPositions { received: now.received(), flushed: now.confirmed(), applied: now.applied() }
+    };
+    Ok((reader, Reports::new(feedback, run.options.status_interval, positions)))
 }
 
 async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<ApplyOptions> {
@@ -247,36 +284,11 @@ async fn read(mut reader: StreamReader, input: ApplyInput, horizon: Arc<Horizon>
     Err(Error::new(ErrorKind::Connect, "read the stream").because("the walsender ended it").on(Side::Source))
 }
 
-/// Reports positions to the source on its own clock, and at once when asked.
-struct Reports {
-    feedback: FeedbackWriter,
-    positions: tokio::sync::watch::Receiver<Positions>,
-    interval: Duration,
-}
-
-impl Reports {
-    async fn run(mut self, mut stop: tokio::sync::oneshot::Receiver<()>) -> Result<()> {
-        let mut tick = tokio::time::interval(self.interval);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                _ = tick.tick() => {}
-                () = self.feedback.reply_wanted() => {}
-                _ = &mut stop => {
-                    self.report().await?;
-                    return self.feedback.finish().await;
-                }
-            }
-            self.report().await?;
-        }
-    }
-
-    async fn report(&mut self) -> Result<()> {
-        let now = self.positions.borrow().watermark;
-        let positions =
-            FeedbackPositions { received: now.received(), flushed: now.confirmed(), applied: now.applied() };
-        self.feedback.report(positions).await
-    }
+/// Why watching ended.
+enum Watched {
+    Ended(Ended),
+    /// The spool is as good as read: it goes on straight from the source.
+    Turned,
 }
 
 /// Waits for the goal, the operator or an error, and shows how it goes meanwhile.
@@ -284,11 +296,11 @@ async fn watch(
     run: &Run,
     stop: &mut Shutdown,
     applier: &Applier,
-    tasks: &mut JoinSet<Result<()>>,
+    supply: &mut Supply,
     horizon: &Horizon,
     gauge: &mut Gauge<'_>,
     mut goal: Goal,
-) -> Result<Ended> {
+) -> Result<Watched> {
     let mut positions = applier.positions();
     let mut show = tokio::time::interval(SHOW_INTERVAL);
     let mut look = tokio::time::interval(LAG_INTERVAL);
@@ -301,13 +313,13 @@ async fn watch(
         }
         match goal {
             Goal::End(end) if now.watermark.confirmed() >= end => {
-                gauge.show(&now, horizon);
-                return Ok(Ended::Reached);
+                gauge.show(&now, horizon, supply.spooled_to());
+                return Ok(Watched::Ended(Ended::Reached));
             }
             // Beyond it, not at it: the barrier's own commit follows its position.
             Goal::Barrier(start) if now.watermark.confirmed() > start => {
-                gauge.show(&now, horizon);
-                return Ok(Ended::Reached);
+                gauge.show(&now, horizon, supply.spooled_to());
+                return Ok(Watched::Ended(Ended::Reached));
             }
             Goal::Lag(bytes)
                 if horizon.lag_bytes(now.watermark.confirmed()).is_some_and(|lag| lag <= bytes) =>
@@ -319,9 +331,9 @@ async fn watch(
         }
         tokio::select! {
             biased;
-            () = stop.requested() => return Ok(Ended::Interrupted),
+            () = stop.requested() => return Ok(Watched::Ended(Ended::Interrupted)),
             error = applier.failed() => return Err(error.on(Side::Target)),
-            Some(ended) = tasks.join_next() => {
+            Some(ended) = supply.tasks().join_next() => {
                 let ended = ended.map_err(|cause| Error::new(ErrorKind::Bug, "read the stream").because(cause))?;
                 match ended {
                     // The applier ended first, and knows why.
@@ -334,8 +346,12 @@ async fn watch(
             }
             _ = look.tick(), if matches!(goal, Goal::Lag(_)) => {}
             _ = show.tick() => {
-                gauge.show(&positions.borrow().clone(), horizon);
+                let now = *positions.borrow();
+                gauge.show(&now, horizon, supply.spooled_to());
                 run.health.beat(Instant::now());
+                if let Turn::Direct = supply.turn(run, &now.watermark, horizon) {
+                    return Ok(Watched::Turned);
+                }
             }
         }
     }

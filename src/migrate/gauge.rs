@@ -148,17 +148,19 @@ impl Gauge<'_> {
         Gauge { run, stats, shown: Counts::default(), age: Age::default() }
     }
 
-    pub(super) fn show(&mut self, positions: &Positions, horizon: &Horizon) {
+    /// `spooled` is what is durable on local disk, where there is a spool.
+    pub(super) fn show(&mut self, positions: &Positions, horizon: &Horizon, spooled: Option<Lsn>) {
         let metrics = &self.run.metrics;
         let now = positions.watermark;
         // Before the source has said where it stands a lag would read as none.
         if let Some(missing) = horizon.lag_bytes(now.confirmed()) {
             for (stage, position) in [
-                (Stage::Received, now.received()),
+                (Stage::Received, spooled.unwrap_or_default().max(now.received())),
                 (Stage::Assembled, now.assembled()),
                 (Stage::Applied, now.applied()),
                 (Stage::Durable, now.durable()),
-                (Stage::Confirmed, now.confirmed()),
+                (Stage::Spooled, spooled.unwrap_or(now.durable())),
+                (Stage::Confirmed, spooled.unwrap_or_default().max(now.confirmed())),
             ] {
                 metrics.lag_bytes(stage, position.distance_to(horizon.position()));
             }

@@ -13,11 +13,11 @@ use tokio::sync::mpsc;
 use super::build::Builder;
 use super::cutover::{load_role, source_search_path};
 use super::define::{self, Definitions};
-use super::monitor::beside;
 use super::open::{self, OpenSnapshot};
 use super::release::release_source;
 use super::run::Run;
 use super::selection::{Selection, Wishes, select};
+use super::spooling::{self, meanwhile};
 use super::unseen;
 use crate::apply;
 use crate::bulk::ledger::{self, TableState};
@@ -45,7 +45,7 @@ pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
     let (events, copied) = mpsc::channel(1024);
     // An index that cannot be built ends the copy at once, and the other way round.
     let work = async { tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events)) };
-    beside(run, work).await?;
+    meanwhile(run, work).await?;
     run.enter(Phase::CatchingUp, "").await
 }
 
@@ -85,6 +85,7 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     // An interrupted attempt may have left things that this one no longer wants. They go before we look: an
     // identity that is FULL by our doing only must not be taken for the table's own.
     release_source(&run.source, &run.target).await?;
+    spooling::discard(run).await?;
     let before = catalog::load(&run.source).await?;
     let selection = select(&before, &run.wishes(&before)?);
     harmless(&selection)?;

@@ -31,6 +31,7 @@ mod define;
 mod drift;
 mod dump;
 mod extension;
+mod feedback;
 mod follow;
 mod format;
 mod gauge;
@@ -47,8 +48,10 @@ mod retry;
 mod run;
 mod selection;
 mod shutdown;
+mod spooling;
 pub mod state;
 mod status;
+mod supply;
 mod tables;
 mod trial;
 mod unseen;
@@ -60,7 +63,7 @@ pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
-pub use config::{AutoDdl, Ending, Full, IdentityChoice, Options, Output, Records};
+pub use config::{AutoDdl, Ending, Full, IdentityChoice, Options, Output, Records, Spooling};
 pub use lock::Holder;
 pub use outcome::{Decisive, Ended, Figures, Outcome};
 pub use release::release_source;
@@ -68,5 +71,7 @@ pub use retry::migrate;
 pub use run::{MethodTaken, Watchers};
 pub use selection::{Selection, Wishes, select};
 pub use shutdown::{Shutdown, ShutdownSender, shutdown};
-pub use status::{DatabaseStatus, LastError, Look, Share, SlotStatus, StatusOptions, look, report};
+pub use status::{
+    DatabaseStatus, LastError, Look, Share, SlotStatus, SpoolStatus, StatusOptions, look, report,
+};
 pub use trial::SCRATCH_PREFIX;

@@ -5,18 +5,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::budgets::Budgets;
-use super::config::{Ending, Options, Records};
+use super::config::{Ending, Options, Records, Spooling};
 use super::outcome::{Decisive, Ended, Figures, Outcome};
 use super::selection::Wishes;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
-use super::{abandon, cutover, define, dump, follow, load, membership, monitor, open, unseen};
+use super::{abandon, cutover, define, dump, follow, load, membership, monitor, open, spooling, unseen};
 use crate::apply;
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::catalog::{self, Catalog};
 use crate::error::{Error, ErrorKind, Result, describe};
-use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion};
+use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion, SystemIdentifier};
 use crate::precheck::{IdentityChoice, Method};
 use crate::schema::RestoreRun;
 use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, TableState};
@@ -63,6 +63,7 @@ pub(super) struct Run {
     pub(super) progress: Progress,
     pub(super) source: Session,
     pub(super) target: Session,
+    pub(super) source_system: SystemIdentifier,
     pub(super) source_version: ServerVersion,
     pub(super) target_version: ServerVersion,
     /// `client_encoding` of both ends of the copy (P63).
@@ -77,6 +78,8 @@ pub(super) struct Run {
     pub(super) budgets: Budgets,
     pub(super) tables: TableGauge,
     pub(super) headway: Arc<AtomicBool>,
+    /// No spool can be had, or a transaction does not fit into it.
+    pub(super) spool_given_up: Arc<AtomicBool>,
     /// What the journal says, for when the target cannot be asked.
     pub(super) made: Mutex<Vec<Made>>,
     pub(super) shown: Mutex<Phase>,
@@ -120,7 +123,7 @@ impl Run {
             if followed.ended == follow::Ended::Interrupted {
                 return self.outcome(Ended::Interrupted, &followed).await;
             }
-            stop.or_stop(self.alive(monitor::beside(self, define::finish(self)))).await?;
+            stop.or_stop(self.alive(spooling::meanwhile(self, define::finish(self)))).await?;
             self.made_headway();
             phase = Phase::Following;
         }
@@ -149,6 +152,7 @@ impl Run {
     pub(super) async fn close(&self, position: Lsn) -> Result<Outcome> {
         let end = follow::Followed { ended: follow::Ended::Reached, position, lag_bytes: 0 };
         let mut outcome = self.outcome(Ended::Stopped, &end).await?;
+        spooling::discard(self).await?;
         if self.options.records == Records::Keep {
             return Ok(outcome);
         }
@@ -215,6 +219,16 @@ impl Run {
     /// The phase as it was last shown, for when the target cannot be asked.
     pub(super) fn shown_phase(&self) -> Phase {
         *self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether a spool may be begun.
+    pub(super) fn may_spool(&self) -> bool {
+        self.options.spooling != Spooling::Off && !self.spool_given_up.load(Ordering::Relaxed)
+    }
+
+    /// Begins no more of them: what does not fit would fill the next one, too.
+    pub(super) fn stop_spooling(&self) {
+        self.spool_given_up.store(true, Ordering::Relaxed);
     }
 
     /// Notes that the durable state has moved: what fails after this is a new trouble, not the old one.

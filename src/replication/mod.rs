@@ -23,7 +23,7 @@ pub use publication::{
 };
 pub use slot::{
     CreatedSlot, FoundSlot, SlotState, SourceIdentity, create_slot, create_temporary_slot, drop_slot,
-    end_walsender, find_slots, identify, slot_state, wal_position,
+    end_walsender, find_slots, free_slot, identify, slot_state, wal_position,
 };
 pub use stream::{FeedbackPositions, FeedbackWriter, StreamReader, start_stream};
 pub use stream_item::StreamItem;

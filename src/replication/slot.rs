@@ -237,6 +237,26 @@ pub async fn end_walsender(source: &Session, name: &SlotName) -> Result<()> {
         .map_err(|error| Error::from_postgres(format!("end the walsender that holds slot {name}"), error))
 }
 
+/// How often, and how far apart, we look whether a walsender that was ended has let go of its slot.
+const FREE_LOOKS: u32 = 100;
+const FREE_PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+
+/// Ends the walsender that still streams from a slot of ours, and waits until it has let go of it. One that does
+/// not is left to whoever then asks for the slot.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn free_slot(source: &Session, name: &SlotName) -> Result<()> {
+    for _ in 0..FREE_LOOKS {
+        match slot_state(source, name).await? {
+            Some(slot) if slot.is_active => end_walsender(source, name).await?,
+            Some(_) | None => return Ok(()),
+        }
+        tokio::time::sleep(FREE_PAUSE).await;
+    }
+    Ok(())
+}
+
 /// Drops a slot of ours if it is there; a walsender of a dead engine that still holds it is ended first.
 ///
 /// # Errors

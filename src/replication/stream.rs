@@ -25,7 +25,7 @@ use crate::wire::{Connection, CopyBothReader, CopyBothWriter};
 pub struct FeedbackPositions {
     /// Bytes read from the walsender.
     pub received: Lsn,
-    /// Durable on the target: the source may discard WAL before it.
+    /// Durable on the target, or on a disk of ours that the target knows of: the source may discard WAL before it.
     pub flushed: Lsn,
     /// Committed on the target.
     pub applied: Lsn,

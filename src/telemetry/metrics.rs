@@ -208,6 +208,11 @@ impl DatabaseMetrics {
         self.gauge(&name::SPOOL_BYTES, &[]).set(approximate(bytes));
     }
 
+    /// Says whether the spool takes no more for now.
+    pub fn spool_full(&self, full: bool) {
+        self.gauge(&name::SPOOL_FULL, &[]).set(if full { 1.0 } else { 0.0 });
+    }
+
     /// Adds source transactions committed on the target.
     pub fn applied_transactions(&self, transactions: u64) {
         self.transactions.increment(transactions);

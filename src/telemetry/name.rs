@@ -66,6 +66,8 @@ metrics! {
         "Age of the snapshot held open on the source, which keeps VACUUM from removing rows; 0 when none.";
     SPOOL_BYTES = "pgstream_spool_bytes", Kind::Gauge, Some(Unit::Bytes),
         "Changes kept on local disk until they can be applied.";
+    SPOOL_FULL = "pgstream_spool_full", Kind::Gauge, None,
+        "1 while local disk takes no more changes and the source keeps its WAL for us, else 0.";
     APPLIED_TRANSACTIONS = "pgstream_applied_transactions_total", Kind::Counter, Some(Unit::Count),
         "Source transactions whose changes are committed on the target.";
     APPLIED_CHANGES = "pgstream_applied_changes_total", Kind::Counter, Some(Unit::Count),

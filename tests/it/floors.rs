@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["error"],
     &["wire", "pgoutput", "telemetry"],
     &["replication", "catalog"],
-    &["schema", "bulk", "apply", "precheck", "verify", "demo"],
+    &["schema", "bulk", "apply", "precheck", "verify", "demo", "spool"],
     &["migrate"],
     &["cli"],
 ];

@@ -37,6 +37,7 @@ mod secrets;
 mod signals;
 mod soak;
 mod splice;
+mod spool;
 mod status;
 mod strange;
 #[allow(dead_code, reason = "support is written for scenarios to come as well")]

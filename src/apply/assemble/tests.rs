@@ -141,6 +141,27 @@ fn an_aborted_transaction_leaves_nothing() {
 }
 
 #[test]
+fn another_stream_makes_void_what_was_being_streamed() {
+    let limits = StashLimits { memory_bytes: 1 << 20, directory: std::env::temp_dir() };
+    let mut assembler = Assembler::new(VERSION, limits);
+    let mut collector = Collector::default();
+    for message in [start(10, true), insert(Some(10), 1), Message::StreamStop] {
+        assembler.push(encode(&message), &mut collector).unwrap();
+    }
+    assembler.resume(Vec::new(), &mut collector).unwrap();
+    assert_eq!(assembler.memory, 0);
+    // It comes again, this time whole.
+    for message in [begin(10, 100), insert(None, 1), commit(100)] {
+        assembler.push(encode(&message), &mut collector).unwrap();
+    }
+    let expected = Committed { xid: 10, end_lsn: 101, relations: 0, rows: vec![1] };
+    assert_eq!(collector.committed, [expected]);
+    assembler.push(encode(&begin(11, 200)), &mut collector).unwrap();
+    let refused = assembler.resume(Vec::new(), &mut collector);
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Protocol);
+}
+
+#[test]
 fn a_change_outside_a_transaction_breaks_the_protocol() {
     let error = assemble(0, [insert(None, 1)]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Protocol);

@@ -22,6 +22,7 @@ use self::survey::Survey;
 use super::lock::Holder;
 use super::membership;
 use super::release::undo_all;
+use super::spooling::Found;
 use super::state::{self, Made};
 use crate::error::{Error, ErrorKind, Result, Side, describe};
 use crate::pg::{Conninfo, Identifier};
@@ -85,6 +86,7 @@ fn list(plan: &Plan, survey: &Survey, found: &mut Vec<Item>) {
     for drop in &plan.schemas {
         let roles = survey.to_leave(&drop.database, &plan.schemas).into_iter();
         found.extend(roles.map(|role| membership_of(drop, role, Fate::Found, None)));
+        found.extend(survey.spools.get(&drop.database).map(|spool| spooled(drop, spool, Fate::Found, None)));
         found.push(dropped(drop, Fate::Found, None));
     }
     found.extend(survey.scratch.iter().map(|name| scratch(name, Fate::Found, None)));
@@ -121,6 +123,14 @@ async fn remove(options: &CleanupOptions, plan: Plan, survey: Survey, report: &m
             let why = "it is the record of roles that ours is still a member of; run again";
             report.found.push(dropped(drop, Fate::Remains, Some(why.to_owned())));
             continue;
+        }
+        if let Some(spool) = survey.spools.get(&drop.database) {
+            // Their slot is gone, and nobody can use them.
+            let (fate, why) = match spool.is_elsewhere() {
+                true => (Fate::Kept, Some(format!("it is on {}: remove it there", spool.host))),
+                false => fate(spool.remove()),
+            };
+            report.found.push(spooled(drop, spool, fate, why));
         }
         let removed = state::remove(target).await;
         let (fate, why) = fate(removed);
@@ -283,6 +293,10 @@ fn dropped(drop: &DropSchema, status: Fate, message: Option<String>) -> Item {
         status,
         message,
     }
+}
+
+fn spooled(drop: &DropSchema, spool: &Found, status: Fate, message: Option<String>) -> Item {
+    Item { kind: Kind::Spool, name: spool.directory.display().to_string(), ..dropped(drop, status, message) }
 }
 
 fn membership_of(drop: &DropSchema, role: &str, status: Fate, message: Option<String>) -> Item {

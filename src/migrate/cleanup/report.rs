@@ -32,6 +32,8 @@ pub enum Kind {
     Session,
     /// A role that ours on the target was made a member of.
     Membership,
+    /// Changes on a local disk; they stand with the target, which knows of them.
+    Spool,
     /// Schema `pgstream`, the state of a migration.
     Schema,
     /// A scratch database.
@@ -48,6 +50,7 @@ impl Kind {
             Kind::ReplicaIdentity => "replica identity",
             Kind::Session => "session",
             Kind::Membership => "membership",
+            Kind::Spool => "spooled changes",
             Kind::Schema => "schema",
             Kind::Database => "database",
         }

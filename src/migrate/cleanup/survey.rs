@@ -13,6 +13,7 @@ use crate::migrate::databases;
 use crate::migrate::lock::{self, Holder, Taken};
 use crate::migrate::mark::{self, Mark};
 use crate::migrate::membership;
+use crate::migrate::spooling::{self, Found};
 use crate::migrate::state::{self, Made, MigrationId};
 use crate::pg::{Conninfo, QualifiedName};
 use crate::precheck::explain;
@@ -27,6 +28,8 @@ pub(super) struct Survey {
     pub(super) sessions: HashMap<String, Session>,
     /// The roles that ours was made a member of for those databases.
     pub(super) joined: HashMap<String, Vec<String>>,
+    /// What is spooled of those databases.
+    pub(super) spools: HashMap<String, Found>,
     /// Scratch databases of ours on the target.
     pub(super) scratch: Vec<String>,
 }
@@ -59,14 +62,18 @@ pub(super) async fn look(options: &CleanupOptions, errors: &mut Vec<Trouble>) ->
         None => Seen::NotNamed,
         Some(conninfo) => look_at_source(options, conninfo, &target, errors).await,
     };
-    let mut joined = HashMap::new();
+    let (mut joined, mut spools) = (HashMap::new(), HashMap::new());
     for (database, session) in &sessions {
         match membership::recorded(session).await {
             Ok(roles) => drop(joined.insert(database.clone(), roles)),
             Err(error) => errors.push(Trouble::new(Side::Target, Some(database), &error)),
         }
+        match spooling::found(session).await {
+            Ok(found) => spools.extend(found.map(|found| (database.clone(), found))),
+            Err(error) => errors.push(Trouble::new(Side::Target, Some(database), &error)),
+        }
     }
-    Survey { source, target, sessions, joined, scratch }
+    Survey { source, target, sessions, joined, spools, scratch }
 }
 
 async fn look_at_target(

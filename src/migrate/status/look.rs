@@ -1,7 +1,10 @@
 //! One look at one migration: facts, and no conclusions.
 
+use std::path::PathBuf;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::lock::{self, Holder};
+use crate::migrate::spooling;
 use crate::migrate::state::MigrationId;
 use crate::pg::{Conninfo, Lsn, PgTimestamp, SlotName};
 use crate::replication::{SlotState, slot_state, wal_position};
@@ -40,6 +43,16 @@ pub(super) struct TargetLook {
     pub(super) error: Option<ErrorLook>,
     pub(super) copy: CopyLook,
     pub(super) progress: Option<ProgressLook>,
+    pub(super) spool: Option<SpoolLook>,
+}
+
+/// Changes that the source was told are safe, and the target does not have.
+#[derive(Debug, Clone)]
+pub(super) struct SpoolLook {
+    pub(super) host: String,
+    pub(super) directory: PathBuf,
+    /// On this machine's disk, if it is here.
+    pub(super) bytes: Option<u64>,
 }
 
 /// The error kept last.
@@ -146,6 +159,11 @@ pub(super) async fn look_at_target(session: &Session, database: &str) -> Result<
         seconds_ago: row.get("error_seconds"),
         past: row.get("error_past"),
     });
+    let spool = spooling::found(session).await?.map(|found| SpoolLook {
+        bytes: found.bytes(),
+        host: found.host,
+        directory: found.directory,
+    });
     Ok(Some(TargetLook {
         database: database.to_owned(),
         source_database: row.get("source_database"),
@@ -159,6 +177,7 @@ pub(super) async fn look_at_target(session: &Session, database: &str) -> Result<
         error,
         copy,
         progress,
+        spool,
     }))
 }
 

@@ -7,7 +7,7 @@ mod look;
 mod report;
 
 pub use self::look::Look;
-pub use self::report::{DatabaseStatus, LastError, Share, SlotStatus, report};
+pub use self::report::{DatabaseStatus, LastError, Share, SlotStatus, SpoolStatus, report};
 
 use self::look::{look_at_source, look_at_target};
 use super::databases;

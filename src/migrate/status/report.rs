@@ -43,6 +43,17 @@ pub struct SlotStatus {
     pub seconds_to_limit: Option<u64>,
 }
 
+/// Changes that wait on local disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpoolStatus {
+    /// The machine.
+    pub host: String,
+    /// Where they are there.
+    pub directory: String,
+    /// How much they take; absent on another machine.
+    pub bytes: Option<u64>,
+}
+
 /// What ended an attempt last.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LastError {
@@ -97,6 +108,8 @@ pub struct DatabaseStatus {
     pub lag_seconds: Option<f64>,
     /// The slot, if the source was asked.
     pub slot: Option<SlotStatus>,
+    /// Changes that the source was told are safe and the target does not have yet, if there are such.
+    pub spool: Option<SpoolStatus>,
     /// What ended an attempt last.
     pub last_error: Option<LastError>,
     /// Why the source could not be asked.
@@ -134,6 +147,11 @@ pub fn report(before: Option<&Look>, now: &Look) -> DatabaseStatus {
         lag_bytes: None,
         lag_seconds: None,
         slot: None,
+        spool: target.spool.as_ref().map(|spool| SpoolStatus {
+            host: spool.host.clone(),
+            directory: spool.directory.display().to_string(),
+            bytes: spool.bytes,
+        }),
         last_error: target.error.as_ref().map(|error| LastError {
             message: error.message.clone(),
             at: error.at.clone(),
@@ -177,9 +195,11 @@ fn copying_rate(target: &TargetLook) -> Option<u64> {
 }
 
 /// Up to where the target has everything: what it applied last, or, when nothing came since, what was confirmed.
+/// That may rest on a spool, and then says nothing of the target.
 fn reached(target: &TargetLook, source: &SourceLook) -> Option<Lsn> {
     let applied = target.progress.map(|progress| progress.end_lsn)?;
-    let confirmed = source.slot.as_ref().and_then(|slot| slot.confirmed_flush);
+    let slot = source.slot.as_ref().filter(|_| target.spool.is_none());
+    let confirmed = slot.and_then(|slot| slot.confirmed_flush);
     Some(confirmed.map_or(applied, |confirmed| confirmed.max(applied)))
 }
 
@@ -295,6 +315,11 @@ impl DatabaseStatus {
             lines.push(format!("  left     about {} at this rate", time(left)));
         }
         lines.extend(self.slot.as_ref().map(SlotStatus::line));
+        if let Some(SpoolStatus { host, directory, bytes }) = &self.spool {
+            let amount =
+                bytes.map_or("changes".to_owned(), |bytes| format!("{} of changes", text::bytes(bytes)));
+            lines.push(format!("  spool    {amount} in {directory} on {host}"));
+        }
         if let Some(error) = &self.last_error {
             let since = if error.past { ", gone on since" } else { "" };
             lines.push(format!("  error    {} ago{since}: {}", time(error.seconds_ago), error.message));

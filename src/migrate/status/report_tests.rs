@@ -34,6 +34,7 @@ fn target(phase: &str) -> TargetLook {
             bytes_recent: 60 * MB,
         },
         progress: None,
+        spool: None,
     }
 }
 
