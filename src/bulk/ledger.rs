@@ -187,6 +187,28 @@ pub fn find_part(name: &QualifiedName, range: BlockRange) -> String {
     )
 }
 
+/// Notes tables that were copied whole, each with its rows and bytes, as [`table_done`] does for one; touches as many
+/// rows as there are tables.
+#[must_use]
+pub fn tables_done<'a>(
+    tables: impl Iterator<Item = (&'a QualifiedName, u64, u64)>,
+    watermark: Lsn,
+) -> String {
+    let rows: Vec<String> = tables
+        .map(|(name, rows, bytes)| {
+            let (schema, table) = key(name);
+            format!("({schema}, {table}, {rows}::pg_catalog.int8, {bytes}::pg_catalog.int8)")
+        })
+        .collect();
+    format!(
+        "UPDATE pgstream.copied_table AS t
+            SET state = 'copied', watermark = '{watermark}', rows = done.rows, bytes = done.bytes, copied_at = now()
+           FROM (VALUES {}) AS done (schema_name, table_name, rows, bytes)
+          WHERE t.schema_name = done.schema_name AND t.table_name = done.table_name",
+        rows.join(", ")
+    )
+}
+
 /// Notes a table that was copied whole as complete; belongs into the transaction that loads it. Must touch
 /// one row.
 #[must_use]

@@ -9,9 +9,10 @@
 //! - The snapshot holds back VACUUM on the source for as long as anything uses it (P14): each part's
 //!   transaction ends with the part, and the keeper's with the last one.
 //!
-//! [`Keeper`] holds the snapshot, [`partition`] cuts tables into [`Part`]s, workers [`copy_tables`] them,
-//! and the [`ledger`] remembers what is done.
+//! [`Keeper`] holds the snapshot, [`partition`] cuts tables into [`Part`]s, workers [`copy_tables`] them (small ones
+//! many at a time, `batch`), and the [`ledger`] remembers what is done.
 
+mod batch;
 mod budget;
 mod copy;
 mod keeper;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::batch;
 use super::budget::Turn;
 use super::copy::{CopiedTable, CopyEvent, CopyPlan, Left, LoadRole, OnRewrite, PutOff, Wave};
 use super::ledger;
@@ -33,9 +34,16 @@ enum SearchPath {
     Sources,
 }
 
-struct Ends {
-    source: Connection,
-    target: Connection,
+pub(super) struct Ends {
+    pub(super) source: Connection,
+    pub(super) target: Connection,
+}
+
+/// Whether tables could be copied in one go.
+#[derive(PartialEq, Eq)]
+enum Together {
+    Done,
+    NotThisWay,
 }
 
 enum Copied {
@@ -76,28 +84,92 @@ impl Worker {
     }
 
     pub(super) async fn run(mut self) -> Result<Left> {
-        while let Ok(part) = self.wave.queue.try_recv() {
-            let progress = &self.wave.progress[part.table];
-            if progress.started.set(Instant::now()).is_ok() {
-                let table = self.table(part);
-                self.tell(CopyEvent::Started { name: table.name.clone(), bytes: table.bytes }).await;
-            }
-            if progress.put_off.get().is_some() {
+        while let Ok(first) = self.wave.queue.try_recv() {
+            let parts = self.with_small_ones(first);
+            if parts.len() > 1 && self.copy_together(&parts).await? == Together::Done {
                 continue;
             }
-            self.take_turn().await;
-            match self.copy_patiently(part).await? {
-                Copied::Rows { rows, bytes } => self.count(part, rows, bytes).await?,
-                Copied::PutOff(why) => {
-                    tracing::info!(relation = %self.table(part).name.plain(), ?why, "table put off");
-                    let _ = self.wave.progress[part.table].put_off.set(why);
-                    if why == PutOff::Rewritten && self.wave.plan.rewritten == OnRewrite::End {
-                        return Ok(Left::TheWave);
-                    }
+            for part in parts {
+                if self.copy_alone(part).await? == Left::TheWave {
+                    return Ok(Left::TheWave);
                 }
             }
         }
         Ok(Left::Nothing)
+    }
+
+    /// Takes more parts along if these are whole tables so small that the way to them is the work; the other workers
+    /// get their share.
+    fn with_small_ones(&self, first: Part) -> Vec<Part> {
+        let mut parts = vec![first];
+        if !batch::is_small(first, self.table(first)) {
+            return parts;
+        }
+        let share = self.wave.queue.len() / self.wave.plan.jobs.max(1);
+        // The queue is sorted by size: what follows is no larger.
+        while parts.len() < share.min(batch::TABLES_MAX)
+            && let Ok(next) = self.wave.queue.try_recv()
+        {
+            parts.push(next);
+        }
+        parts
+    }
+
+    /// Copies whole tables in one transaction on either end; whatever stands in the way is met table by table.
+    async fn copy_together(&mut self, parts: &[Part]) -> Result<Together> {
+        let wave = Arc::clone(&self.wave);
+        for part in parts {
+            self.start(*part).await;
+        }
+        self.take_turn().await;
+        let copied = match self.connect().await {
+            Ok(ends) => batch::copy(ends, &wave.plan, parts).await,
+            Err(error) => Err(error),
+        };
+        match copied {
+            Ok(Some(copied)) => {
+                for (part, (rows, bytes)) in parts.iter().zip(copied) {
+                    self.count(*part, rows, bytes).await?;
+                }
+                Ok(Together::Done)
+            }
+            Ok(None) => {
+                self.ends = None;
+                Ok(Together::NotThisWay)
+            }
+            Err(error) => {
+                tracing::debug!(error = %crate::error::describe(&error), "small tables go one by one");
+                self.ends = None;
+                Ok(Together::NotThisWay)
+            }
+        }
+    }
+
+    async fn copy_alone(&mut self, part: Part) -> Result<Left> {
+        self.start(part).await;
+        if self.wave.progress[part.table].put_off.get().is_some() {
+            return Ok(Left::Nothing);
+        }
+        self.take_turn().await;
+        match self.copy_patiently(part).await? {
+            Copied::Rows { rows, bytes } => self.count(part, rows, bytes).await?,
+            Copied::PutOff(why) => {
+                tracing::info!(relation = %self.table(part).name.plain(), ?why, "table put off");
+                let _ = self.wave.progress[part.table].put_off.set(why);
+                if why == PutOff::Rewritten && self.wave.plan.rewritten == OnRewrite::End {
+                    return Ok(Left::TheWave);
+                }
+            }
+        }
+        Ok(Left::Nothing)
+    }
+
+    /// Says that a table is begun, once.
+    async fn start(&self, part: Part) {
+        if self.wave.progress[part.table].started.set(Instant::now()).is_ok() {
+            let table = self.table(part);
+            self.tell(CopyEvent::Started { name: table.name.clone(), bytes: table.bytes }).await;
+        }
     }
 
     /// Waits for a turn, unless this worker has one that it may go on with.

@@ -17,9 +17,14 @@ use super::tables::TableGauge;
 use crate::bulk::{Budget, CopyEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, QualifiedName};
-use crate::schema::{Build, BuildSettings, Schedule, build};
+use crate::schema::{Build, BuildSettings, Schedule, build, build_together};
 use crate::telemetry::{self, DatabaseMetrics, Progress, TableState};
 use crate::wire::{Session, SessionSettings};
+
+/// Builds on tables up to this size are made several at a time: there, the commit is the work.
+const SMALL_BYTES: u64 = 256 << 10;
+/// Builds of one transaction.
+const TOGETHER_MAX: usize = 64;
 
 /// Runs builds as they become ready.
 pub(super) struct Builder {
@@ -28,13 +33,12 @@ pub(super) struct Builder {
     budget: Budget,
     target: Conninfo,
     settings: BuildSettings,
-    control: Session,
     progress: Progress,
     metrics: DatabaseMetrics,
     tables: TableGauge,
     headway: Arc<AtomicBool>,
     idle: Vec<Session>,
-    running: JoinSet<(Build, Result<Session>)>,
+    running: JoinSet<(Vec<Build>, Result<Session>)>,
 }
 
 impl Builder {
@@ -52,7 +56,6 @@ impl Builder {
             budget: run.budgets.builds.clone(),
             target: run.options.target.clone(),
             settings,
-            control: Session::connect(&run.options.target, &SessionSettings::role("build")).await?,
             progress: run.progress.clone(),
             metrics: run.metrics.clone(),
             tables: run.tables.clone(),
@@ -98,9 +101,10 @@ impl Builder {
                     let (done, built) =
                         ended.map_err(|cause| Error::new(ErrorKind::Bug, "run an index build").because(cause))?;
                     let session = built?;
-                    state::mark_restored(&self.control, &[done.id]).await?;
-                    self.progress.build_done(done.name.raw());
-                    self.schedule.finish(done.id);
+                    for build in done {
+                        self.progress.build_done(build.name.raw());
+                        self.schedule.finish(build.id);
+                    }
                     self.headway.store(true, Ordering::Relaxed);
                     // Without a turn no connection is ours while others wait for one.
                     if !self.budget.is_contended() {
@@ -119,9 +123,11 @@ impl Builder {
     }
 
     fn start_ready(&mut self) {
-        while self.running.len() < self.jobs
-            && let Some(next) = self.schedule.take()
-        {
+        while self.running.len() < self.jobs {
+            let builds = self.schedule.take_some(SMALL_BYTES, TOGETHER_MAX, self.jobs);
+            if builds.is_empty() {
+                break;
+            }
             let (idle, target, budget) = (self.idle.pop(), self.target.clone(), self.budget.clone());
             let settings = self.settings.clone();
             let work = async move {
@@ -131,12 +137,31 @@ impl Builder {
                         Some(session) => session,
                         None => Session::connect(&target, &SessionSettings::role("build")).await?,
                     };
-                    build(&session, &next, &settings).await.map(|_| session)
+                    build_all(&session, &builds, &settings).await.map(|()| session)
                 };
                 let built = built.await;
-                (next, built)
+                (builds, built)
             };
             self.running.spawn(work.in_current_span());
         }
     }
+}
+
+/// Builds one, or several of small tables, and notes it.
+async fn build_all(session: &Session, builds: &[Build], settings: &BuildSettings) -> Result<()> {
+    if builds.len() > 1 {
+        let note = state::restored_note(builds.iter().map(|build| build.id));
+        match build_together(session, builds, settings, &note).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Connect => return Err(error),
+            Err(error) => {
+                tracing::debug!(error = %crate::error::describe(&error), "small builds go one by one")
+            }
+        }
+    }
+    for one in builds {
+        build(session, one, settings).await?;
+        state::mark_restored(session, &[one.id]).await?;
+    }
+    Ok(())
 }

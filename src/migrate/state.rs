@@ -354,6 +354,13 @@ pub async fn mark_restored(target: &Session, ids: &[DumpId]) -> Result<()> {
         .map_err(failed("note what was restored"))
 }
 
+/// The statement of [`mark_restored`], for the transaction that restores.
+#[must_use]
+pub fn restored_note(ids: impl Iterator<Item = DumpId>) -> String {
+    let ids: Vec<String> = ids.map(|id| format!("({})", id.get())).collect();
+    format!("INSERT INTO pgstream.restored (dump_id) VALUES {} ON CONFLICT DO NOTHING", ids.join(", "))
+}
+
 /// Entries of the archive that are restored.
 ///
 /// # Errors

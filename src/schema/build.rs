@@ -86,21 +86,48 @@ pub async fn build(session: &Session, build: &Build, settings: &BuildSettings) -
     }
 }
 
+/// Builds several at once in one transaction, with `note`, a statement that says so; for tables so small that the
+/// commit is the work. None of them is looked for: if one is there, or fails, none is built, and each is for [`build`].
+///
+/// # Errors
+/// As [`Error::from_postgres`] classes them.
+/// # Cancel safety
+/// As [`build`].
+pub async fn build_together(
+    session: &Session,
+    builds: &[Build],
+    settings: &BuildSettings,
+    note: &str,
+) -> Result<()> {
+    let mut script = "BEGIN; ".to_owned();
+    for build in builds {
+        script += &statements(build, settings, SearchPath::Empty);
+        script += "; ";
+    }
+    script += note;
+    script += "; COMMIT";
+    let Err(error) = session.batch_execute(&script).await else { return Ok(()) };
+    // The session is used again; if it is gone, the first error is the one that tells.
+    let _ = session.batch_execute("ROLLBACK").await;
+    Err(Error::from_postgres("build indexes of small tables", error))
+}
+
 async fn execute(
     session: &Session,
     build: &Build,
     settings: &BuildSettings,
     path: SearchPath<'_>,
 ) -> Result<()> {
-    let Err(error) = session.batch_execute(&script(build, settings, path)).await else { return Ok(()) };
+    let script = format!("BEGIN; {}; COMMIT", statements(build, settings, path));
+    let Err(error) = session.batch_execute(&script).await else { return Ok(()) };
     // The session is used again; if it is gone, the first error is the one that tells.
     let _ = session.batch_execute("ROLLBACK").await;
     Err(explain(build, error))
 }
 
-/// One transaction, whose settings end with it.
-fn script(build: &Build, settings: &BuildSettings, path: SearchPath<'_>) -> String {
-    let mut script = "BEGIN; ".to_owned();
+/// A build's statements, for a transaction with which its settings end.
+fn statements(build: &Build, settings: &BuildSettings, path: SearchPath<'_>) -> String {
+    let mut script = String::new();
     let mut set = |name: &str, value: &str| {
         script += &format!("SELECT pg_catalog.set_config('{name}', {}, true); ", quote_literal(value));
     };
@@ -121,7 +148,7 @@ fn script(build: &Build, settings: &BuildSettings, path: SearchPath<'_>) -> Stri
             Tablespaces::Keep => build.tablespace.as_deref().unwrap_or_default(),
         },
     );
-    script + &build.sql + "; COMMIT"
+    script + &build.sql
 }
 
 fn explain(build: &Build, error: tokio_postgres::Error) -> Error {

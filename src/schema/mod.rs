@@ -40,7 +40,7 @@ mod setting;
 mod toc;
 mod tool;
 
-pub use build::{BuildSettings, Built, Tablespaces, build};
+pub use build::{BuildSettings, Built, Tablespaces, build, build_together};
 pub use database::{
     CreatedDatabase, Creation, DatabaseDefinition, DatabaseLocale, DatabaseRight, DatabaseSetting,
     LocaleProvider, RightsKind, Stage, carry_database_properties, create_database, read_databases,

@@ -38,7 +38,8 @@ struct Waiting {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Turn {
     rank: u8,
-    table_bytes: Reverse<u64>,
+    /// Of a table whose rows came just now; others wait for no rows, and may be of any size.
+    table_bytes: Reverse<Option<u64>>,
     id: DumpId,
 }
 
@@ -60,7 +61,7 @@ impl Schedule {
             let size = copied(&build.table);
             let before: HashSet<DumpId> =
                 build.depends_on.iter().copied().filter(|id| known.contains(id)).collect();
-            let turn = Turn { rank: rank(build.kind), table_bytes: Reverse(size.unwrap_or(0)), id: build.id };
+            let turn = Turn { rank: rank(build.kind), table_bytes: Reverse(size), id: build.id };
             let reasons = before.len() + usize::from(size.is_some());
             if size.is_some() {
                 schedule.by_table.entry(build.table.clone()).or_default().push(build.id);
@@ -88,6 +89,22 @@ impl Schedule {
         let (_, build) = self.ready.pop_first()?;
         self.running.insert(build.id);
         Some(build)
+    }
+
+    /// Builds that are ready: the next one, and behind it others, if all are on tables of at most `bytes_max`; no
+    /// more than `builds_max`, and no more than leaves as many for each of `jobs`.
+    pub fn take_some(&mut self, bytes_max: u64, builds_max: usize, jobs: usize) -> Vec<Build> {
+        let share = self.ready.len() / jobs.max(1);
+        let is_small = |turn: &Turn| turn.table_bytes.0.is_some_and(|bytes| bytes <= bytes_max);
+        let mut small = self.ready.first_key_value().is_some_and(|(turn, _)| is_small(turn));
+        let mut taken: Vec<Build> = self.take().into_iter().collect();
+        while small && taken.len() < share.min(builds_max) {
+            small = self.ready.first_key_value().is_some_and(|(turn, _)| is_small(turn));
+            if small {
+                taken.extend(self.take());
+            }
+        }
+        taken
     }
 
     /// A build is done: what waited for it may be ready now.

@@ -261,7 +261,7 @@ impl CopyBothWriter {
     }
 }
 
-fn put_copy_data(output: &mut BytesMut, payload: &[u8], doing: &str) -> Result<()> {
+pub(super) fn put_copy_data(output: &mut BytesMut, payload: &[u8], doing: &str) -> Result<()> {
     let length =
         i32::try_from(payload.len() + 4).map_err(|error| Error::new(ErrorKind::Bug, doing).because(error))?;
     output.reserve(payload.len() + 5);

@@ -11,7 +11,7 @@
 //!   `certificate`: total, and tested to be).
 //! - A future may be dropped anywhere: bytes and state live in [`Connection`], and what cannot be taken up
 //!   again refuses further use (`connection`, `copy`).
-//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], `ring`).
+//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], `ring`, `batch`).
 //!
 //! ```text
 //! connect ─▶ socket (tls) ─▶ login (auth, pins) ─▶ Connection ─┬─ query, execute      (simple protocol)
@@ -23,6 +23,7 @@
 //! There is one login, and all kinds of connection come out of it.
 
 mod auth;
+mod batch;
 mod body;
 mod cancel;
 mod certificate;
@@ -45,6 +46,7 @@ mod testing;
 mod tls;
 
 pub use auth::AuthError;
+pub use batch::{Stored, WholeCopy};
 pub use body::MessageError;
 pub use cancel::CancelToken;
 pub use connection::{Connection, ConnectionSettings};

@@ -40,6 +40,11 @@ pub struct Meter {
 }
 
 impl Meter {
+    /// Adds bytes that went another way.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Payload bytes so far.
     #[must_use]
     pub fn bytes(&self) -> u64 {
