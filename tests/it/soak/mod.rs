@@ -95,10 +95,12 @@ impl Soak {
         }
     }
 
-    fn run(&self, ending: &[&str]) -> Engine {
+    /// Each engine with other lanes than the one before.
+    fn run(&mut self, ending: &[&str]) -> Engine {
+        let lanes = ["--apply-lanes", self.dice.pick(&["auto", "1", "2", "3", "4"])];
         let Scenario { source, target } = &self.scenario;
         let dsns = [source.dsn_through(self.to_source.port()), target.dsn_through(self.to_target.port())];
-        migrate(&dsns[0], &dsns[1], &words(&[&FULL, &INSERT_ONLY, ending]))
+        migrate(&dsns[0], &dsns[1], &words(&[&FULL, &INSERT_ONLY, &lanes, ending]))
     }
 
     /// Runs engines and kills them; now and then something else breaks meanwhile.
