@@ -17,6 +17,7 @@ mod fault_lock;
 mod filters;
 mod floors;
 mod kill;
+mod lanes;
 mod messages;
 mod metrics;
 mod migrate;

@@ -2,10 +2,12 @@
 
 use std::num::NonZeroU8;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use pgstream::apply::{Applier, ApplyLanes, ApplyOptions, GroupBounds};
 use pgstream::demo::{Cluster, ClusterOptions};
 use pgstream::error::{ErrorKind, describe};
+use pgstream::replication::StreamItem;
 
 use super::stage::{Stage, Values};
 
@@ -76,7 +78,7 @@ async fn work(stage: &Stage, round: i32) {
 async fn options(stage: &Stage, lanes: u8) -> ApplyOptions {
     let mut options = stage.options().await;
     options.lanes = ApplyLanes::Fixed(NonZeroU8::new(lanes).unwrap());
-    options.bounds = GroupBounds { changes: 15, ..GroupBounds::default() };
+    options.bounds = GroupBounds { changes: 3, ..GroupBounds::default() };
     options
 }
 
@@ -111,6 +113,55 @@ async fn lanes_end_where_the_source_is_and_leave_one_row() {
             .unwrap()
             .get(0);
         assert_eq!(all.unsigned_abs(), stats.transactions.load(Ordering::Relaxed));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lanes_that_were_stopped_apart_are_brought_together_by_any_number() {
+    let stage = Stage::new(TABLES).await;
+    let mut items: Vec<StreamItem> = Vec::new();
+    let mut apart = 0;
+    work(&stage, 0).await;
+    stage.apply().await;
+    for (round, lanes_now) in (1..).zip([4, 1, 3, 5, 2]) {
+        work(&stage, round).await;
+        items.extend(stage.items().await);
+        // One row is held: its lane stays behind, the others go on for as long as they can.
+        stage.target.batch_execute("BEGIN; SELECT FROM account WHERE id = 151 FOR UPDATE").await.unwrap();
+        let applier = Applier::start(options(&stage, lanes_now).await).await.unwrap();
+        let input = applier.input();
+        let all = items.clone();
+        let feeding = tokio::spawn(async move {
+            for some in all.chunks(50) {
+                if input.send(some.to_vec()).await.is_err() {
+                    break;
+                }
+            }
+        });
+        // Until nothing moves any more.
+        let (mut before, mut still) = (Vec::new(), 0);
+        while still < 10 {
+            tokio::time::sleep(Duration::from_millis(25)).await;
+            let now = lanes(&stage).await;
+            still = if now == before { still + 1 } else { 0 };
+            before = now;
+        }
+        applier.abort();
+        feeding.abort();
+        stage.target.batch_execute("ROLLBACK").await.unwrap();
+        stage.quiet().await;
+        let ends = lanes(&stage).await;
+        apart += usize::from(ends.iter().any(|end| *end != ends[0]));
+    }
+    assert!(apart > 0, "lanes were never apart");
+    for lanes_now in [1, 4] {
+        let applier = Applier::start(options(&stage, lanes_now).await).await.unwrap();
+        for some in items.chunks(50) {
+            let _ = applier.input().send(some.to_vec()).await;
+        }
+        applier.finish().await.unwrap();
+        stage.assert_equal().await;
+        assert_eq!(lanes(&stage).await.len(), 1);
     }
 }
 
