@@ -148,17 +148,11 @@ impl Lane {
                     let sent = execute(client, statement, parameters);
                     flight.launch(Some(at), write.touches, write.bytes(), sent).await;
                 }
-                // Rows may be sent when the server has agreed to take them; what follows them need not wait.
+                // All before it must have succeeded: tokio-postgres sends two Syncs for a COPY that never begins, and
+                // would take each answer after that for the one to another question. What follows need not wait.
                 Body::Copy(rows) => {
-                    flight.make_room().await?;
-                    let mut opening = Box::pin(client.copy_in::<_, Bytes>(statement));
-                    let early = poll_once(opening.as_mut()).await;
                     flight.land_all().await?;
-                    let opened = match early {
-                        Some(early) => early,
-                        None => opening.await,
-                    };
-                    let copying = async { fill(opened?, rows.clone()).await };
+                    let copying = async { fill(client.copy_in(statement).await?, rows.clone()).await };
                     let mut sink = copying.await.map_err(|error| Fault::server(Some(at), error))?;
                     let sent = async move { sink.as_mut().finish().await };
                     flight.launch(Some(at), write.touches, rows.len(), sent).await;
@@ -196,14 +190,6 @@ async fn fill(
     Ok(sink)
 }
 
-/// Starts a future: tokio-postgres sends a request when its future is first polled.
-async fn poll_once<T>(future: Pin<&mut (impl Future<Output = T> + ?Sized)>) -> Option<T> {
-    match futures_util::poll!(future) {
-        Poll::Ready(early) => Some(early),
-        Poll::Pending => None,
-    }
-}
-
 fn check(
     at: Option<usize>,
     touches: Touches,
@@ -233,7 +219,7 @@ struct Airborne<'a> {
 }
 
 impl<'a> Flight<'a> {
-    /// Sends a statement.
+    /// Sends a statement: tokio-postgres does so when its future is first polled.
     async fn launch(
         &mut self,
         at: Option<usize>,
@@ -242,7 +228,7 @@ impl<'a> Flight<'a> {
         statement: impl Future<Output = Result<u64, tokio_postgres::Error>> + Send + 'a,
     ) {
         let mut answer: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(statement);
-        if let Some(early) = poll_once(answer.as_mut()).await {
+        if let Poll::Ready(early) = futures_util::poll!(answer.as_mut()) {
             answer = Box::pin(std::future::ready(early));
         }
         self.bytes += bytes;

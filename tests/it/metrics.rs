@@ -63,6 +63,7 @@ fn record_everything(exporter: &Exporter) {
         database.slot_safe_wal_bytes(-1);
         database.snapshot_age(Duration::ZERO);
         database.spool_bytes(0);
+        database.spool_full(false);
         database.applied_transactions(2);
         database.applied_changes(ChangeKind::Update, 5);
         database.apply_group(ApplyGroup { changes: 5, elapsed: Duration::from_millis(3) });

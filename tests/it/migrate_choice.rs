@@ -117,26 +117,6 @@ async fn a_target_without_superuser_gets_its_triggers_and_foreign_keys_at_the_en
     scenario.assert_source_clean(&before).await;
 }
 
-/// What the stream does not carry (P25) stops the engine with the command to run; the slot waits for that.
-#[tokio::test]
-async fn a_column_that_is_new_on_the_source_is_asked_for_and_then_filled() {
-    let scenario = Scenario::own("drift").await;
-    let Scenario { source, target } = &scenario;
-    source.execute("CREATE TABLE t (id int PRIMARY KEY, v text); INSERT INTO t VALUES (1, 'a')").await;
-    let engine = scenario.migrate(&[]);
-    eventually("it follows", async || target.holds(FOLLOWING).await).await;
-    source.execute("INSERT INTO t VALUES (2, 'b')").await;
-    source.execute("ALTER TABLE t ADD COLUMN w numeric(5,2); UPDATE t SET w = 1.5 WHERE id = 1; INSERT INTO t VALUES (3, 'c', 2.25)").await;
-    let outcome = engine.wait(RUN).await.expect_code(1);
-    let hint = outcome.json()["error"]["hint"].as_str().unwrap().to_owned();
-    let command = r#"ALTER TABLE "public"."t" ADD COLUMN "w" numeric(5,2);"#;
-    assert!(hint.contains(command), "{hint}");
-    assert_eq!(source.slots().await, 1);
-    target.execute(command).await;
-    scenario.stop_replication(&[]).await;
-    scenario.assert_moved().await;
-}
-
 /// The slot must not keep WAL that only others write (P19).
 #[tokio::test]
 async fn the_slot_of_an_idle_database_moves_while_its_neighbours_write() {

@@ -150,7 +150,11 @@ async fn many_rows_without_a_key_are_changed_at_once() {
             )
             .await;
         stage.apply().await;
-        stage.target.batch_execute("ALTER TABLE more ADD own int DEFAULT 8; UPDATE more SET own = 9").await.unwrap();
+        stage
+            .target
+            .batch_execute("ALTER TABLE more ADD own int DEFAULT 8; UPDATE more SET own = 9")
+            .await
+            .unwrap();
         // Chains, there and back, one of several twins, spellings of one number.
         stage
             .run(
