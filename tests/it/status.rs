@@ -43,12 +43,13 @@ async fn a_migration_is_seen_copying_following_and_dead() {
     let dead = scenario.target_status().await;
     assert_eq!((&dead["phase"], &dead["engine"]), (&"schema_ready".into(), &Value::Null), "{dead}");
 
-    // Its last table is one of the smallest.
-    let small = target.hold("LOCK shop.category IN ROW EXCLUSIVE MODE").await;
-    let mut engine = scenario.migrate(&words(&[&FULL, &ONE_JOB]));
+    // It is one of the smallest: first it holds up all that are copied together with it, then, by itself, nobody.
+    let small = target.hold("LOCK shop.category IN SHARE MODE").await;
+    let mut engine = scenario.migrate(&words(&[&FULL, &ONE_JOB, &["--lock-timeout", "2s"]]));
     let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'pgstream load'
                     AND wait_event_type = 'Lock'";
-    eventually("the copy waits", async || target.holds(waits).await).await;
+    let copied = async || scenario.status().await["tables"]["done"].as_u64().is_some_and(|done| done > 0);
+    eventually("the copy waits", async || copied().await && target.holds(waits).await).await;
     let copying = scenario.status().await;
     assert_eq!(copying["phase"], "copying", "{copying}");
     assert!(copying["engine"]["pid"].as_i64().is_some_and(|pid| pid > 0), "{copying}");
