@@ -224,7 +224,7 @@ impl Stream {
             messages.extend(changes(transaction));
             messages.push(Message::Commit(Commit { flags: 0, commit_lsn: lsn, end_lsn, commit_time }));
         }
-        let messages = one_buffer(messages.iter().map(encode));
+        let messages = one_buffer(messages.iter().map(|message| encode(message).expect("small messages")));
         let tables = (1..).zip(shapes).map(|(id, shape)| shape.table(id)).collect();
         Stream { name, version: 1, messages, tables }
     }

@@ -1,4 +1,4 @@
-//! Writes messages: the decoder's mirror, for spilling, tests and fuzzing.
+//! Writes messages: the decoder's mirror, for tests, fuzzing and benches.
 //!
 //! What [`encode`] writes, a [`super::Decoder`] in the same block reads back as the same message, and
 //! what a server sent, decoded and encoded, is the same bytes again.
@@ -13,19 +13,22 @@ use crate::pg::Xid;
 /// The schema whose name travels as an empty string.
 pub(super) const PG_CATALOG: &str = "pg_catalog";
 
+/// A list that is longer than the number before it can say; no server sends one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a message has more {0} than it can count")]
+pub struct TooMany(&'static str);
+
 /// The message as it travels. A change that has an xid is written as inside a streamed block.
-#[must_use]
-pub fn encode(message: &Message) -> Bytes {
+///
+/// # Errors
+/// [`TooMany`] for a message that no decoder has made.
+pub fn encode(message: &Message) -> Result<Bytes, TooMany> {
     let mut out = BytesMut::new();
-    encode_into(message, &mut out);
-    out.freeze()
+    put_message(&mut out, message)?;
+    Ok(out.freeze())
 }
 
-/// Appends the message to `out`.
-///
-/// # Panics
-/// On what no server can send: more than 65,535 columns, a value of 2 GB.
-pub fn encode_into(message: &Message, out: &mut BytesMut) {
+fn put_message(out: &mut BytesMut, message: &Message) -> Result<(), TooMany> {
     match message {
         Message::Begin(begin) => {
             out.put_u8(b'B');
@@ -45,7 +48,7 @@ pub fn encode_into(message: &Message, out: &mut BytesMut) {
             out.put_u64(origin.commit_lsn.offset());
             put_c_bytes(out, &origin.name);
         }
-        Message::Relation(relation) => put_relation(out, relation),
+        Message::Relation(relation) => put_relation(out, relation)?,
         Message::Type(type_name) => {
             put_tag(out, b'Y', type_name.xid);
             out.put_u32(type_name.oid.get());
@@ -70,13 +73,13 @@ pub fn encode_into(message: &Message, out: &mut BytesMut) {
             out.put_u32(delete.relation.get());
             put_old(out, &delete.old);
         }
-        Message::Truncate(truncate) => put_truncate(out, truncate),
+        Message::Truncate(truncate) => put_truncate(out, truncate)?,
         Message::Logical(logical) => {
             put_tag(out, b'M', logical.xid);
             out.put_u8(if logical.transactional { MESSAGE_TRANSACTIONAL } else { 0 });
             out.put_u64(logical.lsn.offset());
             put_c_bytes(out, &logical.prefix);
-            out.put_i32(i32::try_from(logical.content.len()).expect("a message is at most 1 GB"));
+            out.put_i32(i32::try_from(logical.content.len()).map_err(|_| TooMany("bytes"))?);
             out.put_slice(&logical.content);
         }
         Message::StreamStart(start) => {
@@ -103,6 +106,7 @@ pub fn encode_into(message: &Message, out: &mut BytesMut) {
             }
         }
     }
+    Ok(())
 }
 
 fn put_tag(out: &mut BytesMut, tag: u8, xid: Option<Xid>) {
@@ -112,7 +116,7 @@ fn put_tag(out: &mut BytesMut, tag: u8, xid: Option<Xid>) {
     }
 }
 
-fn put_relation(out: &mut BytesMut, relation: &Relation) {
+fn put_relation(out: &mut BytesMut, relation: &Relation) -> Result<(), TooMany> {
     put_tag(out, b'R', relation.xid);
     out.put_u32(relation.id.get());
     put_namespace(out, &relation.namespace);
@@ -123,24 +127,26 @@ fn put_relation(out: &mut BytesMut, relation: &Relation) {
         ReplicaIdentity::Full => b'f',
         ReplicaIdentity::Index => b'i',
     });
-    out.put_u16(u16::try_from(relation.columns.len()).expect("a table has at most 1,600 columns"));
+    out.put_u16(u16::try_from(relation.columns.len()).map_err(|_| TooMany("columns"))?);
     for column in &relation.columns {
         out.put_u8(if column.is_key { COLUMN_IS_KEY } else { 0 });
         put_c_bytes(out, column.name.as_bytes());
         out.put_u32(column.type_oid.get());
         out.put_i32(column.type_modifier);
     }
+    Ok(())
 }
 
-fn put_truncate(out: &mut BytesMut, truncate: &Truncate) {
+fn put_truncate(out: &mut BytesMut, truncate: &Truncate) -> Result<(), TooMany> {
     let cascade = if truncate.cascade { TRUNCATE_CASCADE } else { 0 };
     let restart_identity = if truncate.restart_identity { TRUNCATE_RESTART_IDENTITY } else { 0 };
     put_tag(out, b'T', truncate.xid);
-    out.put_i32(i32::try_from(truncate.relations.len()).expect("a message is at most 1 GB"));
+    out.put_i32(i32::try_from(truncate.relations.len()).map_err(|_| TooMany("tables"))?);
     out.put_u8(cascade | restart_identity);
     for relation in &truncate.relations {
         out.put_u32(relation.get());
     }
+    Ok(())
 }
 
 fn put_old(out: &mut BytesMut, old: &OldTuple) {

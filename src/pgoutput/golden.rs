@@ -151,7 +151,7 @@ fn captures_are_written_back_byte_for_byte() {
         let mut decoder = Decoder::new(capture.version);
         for bytes in &capture.messages {
             let message = decoder.decode(bytes.clone()).unwrap();
-            assert_eq!(encode(&message), bytes, "{}", capture.path.display());
+            assert_eq!(encode(&message).unwrap(), bytes, "{}", capture.path.display());
         }
     }
 }

@@ -26,7 +26,7 @@ mod sample;
 mod tuple;
 
 pub use decode::{Block, Decoder};
-pub use encode::{encode, encode_into};
+pub use encode::{TooMany, encode};
 pub use error::DecodeError;
 pub use message::{
     Begin, Commit, Delete, Insert, LogicalMessage, Message, Origin, Relation, RelationColumn,

@@ -103,7 +103,7 @@ fn assemble(memory_bytes: usize, messages: impl IntoIterator<Item = Message>) ->
     let mut assembler = Assembler::new(VERSION, limits);
     let mut collector = Collector::default();
     for message in messages {
-        assembler.push(encode(&message), &mut collector)?;
+        assembler.push(encode(&message).unwrap(), &mut collector)?;
         assert!(assembler.memory <= memory_bytes, "memory stays below its bound");
     }
     Ok(collector.committed)
@@ -146,17 +146,17 @@ fn another_stream_makes_void_what_was_being_streamed() {
     let mut assembler = Assembler::new(VERSION, limits);
     let mut collector = Collector::default();
     for message in [start(10, true), insert(Some(10), 1), Message::StreamStop] {
-        assembler.push(encode(&message), &mut collector).unwrap();
+        assembler.push(encode(&message).unwrap(), &mut collector).unwrap();
     }
     assembler.resume(Vec::new(), &mut collector).unwrap();
     assert_eq!(assembler.memory, 0);
     // It comes again, this time whole.
     for message in [begin(10, 100), insert(None, 1), commit(100)] {
-        assembler.push(encode(&message), &mut collector).unwrap();
+        assembler.push(encode(&message).unwrap(), &mut collector).unwrap();
     }
     let expected = Committed { xid: 10, end_lsn: 101, relations: 0, rows: vec![1] };
     assert_eq!(collector.committed, [expected]);
-    assembler.push(encode(&begin(11, 200)), &mut collector).unwrap();
+    assembler.push(encode(&begin(11, 200)).unwrap(), &mut collector).unwrap();
     let refused = assembler.resume(Vec::new(), &mut collector);
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Protocol);
 }
