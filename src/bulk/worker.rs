@@ -131,18 +131,15 @@ impl Worker {
                 for (part, (rows, bytes)) in parts.iter().zip(copied) {
                     self.count(*part, rows, bytes).await?;
                 }
-                Ok(Together::Done)
+                return Ok(Together::Done);
             }
-            Ok(None) => {
-                self.ends = None;
-                Ok(Together::NotThisWay)
-            }
+            Ok(None) => {}
             Err(error) => {
                 tracing::debug!(error = %crate::error::describe(&error), "small tables go one by one");
-                self.ends = None;
-                Ok(Together::NotThisWay)
             }
         }
+        self.ends = None;
+        Ok(Together::NotThisWay)
     }
 
     async fn copy_alone(&mut self, part: Part) -> Result<Left> {

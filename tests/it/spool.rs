@@ -205,6 +205,13 @@ async fn a_spool_that_is_gone_is_one_clear_error_and_nothing_goes_on_without_it(
     assert_eq!(spool(elsewhere.path()), None);
 }
 
+async fn assert_ended_and_said_so(engine: Engine, scenario: &Scenario, folder: &Path) {
+    let outcome = engine.wait(RUN).await.expect_code(0);
+    assert!(outcome.stdout.contains("until there is room"), "{}", outcome.stdout);
+    scenario.assert_moved().await;
+    assert_eq!(spool(folder), None);
+}
+
 #[tokio::test]
 async fn a_full_spool_leaves_the_wal_to_the_slot_and_says_so() {
     let it = HeldUp::begin("spool_full", &words(&[&STOP, &AFTER, &["--spool-max", "200kB"]])).await;
@@ -217,10 +224,7 @@ async fn a_full_spool_leaves_the_wal_to_the_slot_and_says_so() {
     let beyond = format!("SELECT bool_or(confirmed_flush_lsn > '{now}') FROM pg_replication_slots");
     assert!(!source.holds(&beyond).await, "what is not on the disk is not confirmed");
     it.held.release().await;
-    let outcome = engine.wait(RUN).await.expect_code(0);
-    assert!(outcome.stdout.contains("until there is room"), "{}", outcome.stdout);
-    it.scenario.assert_moved().await;
-    assert_eq!(spool(it.folder.path()), None);
+    assert_ended_and_said_so(engine, &it.scenario, it.folder.path()).await;
 }
 
 #[tokio::test]
@@ -241,10 +245,7 @@ async fn a_disk_that_takes_no_more_leaves_the_wal_to_the_slot_and_says_so() {
     engine.wait_for_stderr("the source keeps its WAL for us", PATIENCE).await;
     write(source, 2, 2).await;
     it.held.release().await;
-    let outcome = engine.wait(RUN).await.expect_code(0);
-    assert!(outcome.stdout.contains("until there is room"), "{}", outcome.stdout);
-    it.scenario.assert_moved().await;
-    assert_eq!(spool(it.folder.path()), None);
+    assert_ended_and_said_so(engine, &it.scenario, it.folder.path()).await;
 }
 
 #[tokio::test]
