@@ -73,6 +73,13 @@ async fn after_a_kill_at_any_named_point_nothing_is_left() {
     let full = "CREATE TABLE full_before (objid oid PRIMARY KEY);
                 INSERT INTO full_before SELECT oid FROM pg_class WHERE relreplident = 'f'";
     scenario.source.execute(full).await;
+    // Else the indexes are built between two looks.
+    let slow = "CREATE FUNCTION shop.slow(int) RETURNS int IMMUTABLE LANGUAGE plpgsql
+                    AS 'BEGIN PERFORM pg_catalog.pg_sleep(0.5); RETURN $1; END';
+                CREATE TABLE shop.slowly_indexed (id int PRIMARY KEY);
+                INSERT INTO shop.slowly_indexed VALUES (1);
+                CREATE INDEX ON shop.slowly_indexed (shop.slow(id))";
+    scenario.source.execute(slow).await;
     let before = scenario.source.footprint().await;
     let phase = |phase: &str| format!("(SELECT phase FROM pgstream.migration) = '{phase}'");
     let (source, target) = (&scenario.source, &scenario.target);
