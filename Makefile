@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help demo test soak lint bench bench-apply prerequisites
+.PHONY: help demo test soak lint bench bench-apply bench-copy prerequisites
 
 help:
 	@echo 'make demo    two throwaway servers, a live migration between them'
@@ -10,6 +10,8 @@ help:
 	@echo 'make soak    a quarter of an hour of random work, kills and broken connections'
 	@echo 'make lint    formatting, clippy, documentation; warnings are errors'
 	@echo 'make bench   the engine by itself, then on servers beside its rivals; an hour'
+	@echo 'make bench-copy    only the copy, beside pg_dump, a native subscription, pgcopydb; half an hour'
+	@echo '                   ARGS=--quick in four minutes; ARGS="--dataset mixed,many" for some'
 	@echo 'make bench-apply   only the changes, beside the drain and a native subscription; twenty minutes'
 	@echo '                   ARGS=--quick in three; ARGS="--workload tpcb,hot" for some'
 
@@ -37,6 +39,9 @@ bench: prerequisites
 
 bench-apply: prerequisites
 	$(CARGO) bench --bench macro -- --only apply $(ARGS)
+
+bench-copy: prerequisites
+	$(CARGO) bench --bench macro -- --only copy $(ARGS)
 
 prerequisites:
 	@tests/prerequisites.sh

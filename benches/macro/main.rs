@@ -8,15 +8,17 @@
 //!     cargo bench --bench macro -- --quick          # small sizes; some minutes
 //!     cargo bench --bench macro -- --only apply     # `make bench-apply`; twenty minutes
 //!     cargo bench --bench macro -- --only apply --workload tpcb,hot
+//!     cargo bench --bench macro -- --only copy      # `make bench-copy`; half an hour
+//!     cargo bench --bench macro -- --only copy --dataset mixed,many
 //!
-//! It needs PostgreSQL's server programs, pgbench, `pg_dump` and `pg_restore`, and Linux for `/proc`. The servers
+//! It needs PostgreSQL's server programs, pgbench, psql, `pg_dump` and `pg_restore`, and Linux for `/proc`. The servers
 //! are throwaway ones; they end with the bench, however it ends.
 
 mod apply;
 mod copy;
+mod figure;
 mod process;
 mod stage;
-mod table;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -40,7 +42,10 @@ struct Args {
     /// curve.
     #[arg(long, value_delimiter = ',', value_parser = WORKLOADS)]
     workload: Vec<String>,
-    /// Multiplies rows and transactions of apply.
+    /// Of copy, only these: mixed, wide, pgbench, schema, many, partitions, lobs.
+    #[arg(long, value_delimiter = ',', value_parser = DATASETS)]
+    dataset: Vec<String>,
+    /// Multiplies rows, tables and transactions.
     #[arg(long)]
     scale: Option<f64>,
     /// Times that every contestant runs; medians are shown.
@@ -78,22 +83,24 @@ const WORKLOADS: [&str; 12] = [
     "curve",
 ];
 
-/// How much there is to copy.
-struct CopySize {
-    repetitions: usize,
-    scale: u32,
-    mixed_rows: u64,
-}
+const DATASETS: [&str; 7] = ["mixed", "wide", "pgbench", "schema", "many", "partitions", "lobs"];
 
 impl Args {
     fn wants(&self, part: Part) -> bool {
-        let only = if self.workload.is_empty() { self.only } else { Some(Part::Apply) };
+        let only = match (self.workload.is_empty(), self.dataset.is_empty()) {
+            (false, true) => Some(Part::Apply),
+            (true, false) => Some(Part::Copy),
+            (true, true) | (false, false) => self.only,
+        };
         only.is_none_or(|only| only == part)
     }
 
-    fn copy_size(&self) -> CopySize {
-        let (repetitions, scale, mixed_rows) = if self.quick { (1, 5, 200_000) } else { (3, 50, 5_000_000) };
-        CopySize { repetitions: self.repetitions.unwrap_or(repetitions).max(1), scale, mixed_rows }
+    fn copy_size(&self) -> copy::Size {
+        let (repetitions, scale) = if self.quick { (1, 0.05) } else { (5, 1.0) };
+        copy::Size {
+            scale: self.scale.unwrap_or(scale),
+            repetitions: self.repetitions.unwrap_or(repetitions).max(1),
+        }
     }
 
     fn apply_size(&self) -> apply::Size {
@@ -136,7 +143,7 @@ async fn measure(args: &Args) -> Result<()> {
         let stage = Stage::set(durability, &args.engine).await?;
         println!("\n{}, durability {durability:?}", stage.description());
         match part {
-            Part::Copy => copy::measure(&stage, &args.copy_size()).await?,
+            Part::Copy => copy::measure(&stage, args.copy_size(), &args.dataset).await?,
             Part::Apply => apply::measure(&stage, args.apply_size(), &args.workload).await?,
         }
     }

@@ -17,6 +17,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("maintenance_work_mem", "128MB"),
     // A backlog is kept by slots that nobody reads for a while.
     ("wal_sender_timeout", "0"),
+    // pg_dump locks every table at once.
+    ("max_locks_per_transaction", "1024"),
 ];
 
 /// A source and a target on this machine; both end when this drops, and when we are killed.

@@ -10,10 +10,10 @@ use pgstream::error::{Error, ErrorKind, Result};
 use super::Size;
 use super::arena::{Arena, TARGET};
 use super::contest::{Contestant, Outcome, once};
-use super::sheet::figure;
 use super::workload::{
     Backlog, Contest, Goals, ITEMS_WITNESS, Scale, UPDATE_ONE, Workload, count, items, keyless_of, tables_of,
 };
+use crate::figure::figure;
 use crate::process::cpu_seconds;
 use crate::stage::{Stage, number};
 

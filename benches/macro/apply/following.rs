@@ -10,12 +10,11 @@ use pgstream::wire::Session;
 
 use super::arena::{Arena, TARGET};
 use super::contest::Contestant;
-use super::sheet::figure;
 use super::workload::{Scale, tpcb};
 use super::{Size, arena};
+use crate::figure::{figure, median, quantile};
 use crate::process::{Running, cpu_seconds};
 use crate::stage::{Stage, number, run};
-use crate::table::{median, quantile};
 
 const PROBE_INTERVAL: Duration = Duration::from_millis(10);
 const WATCH_INTERVAL: Duration = Duration::from_millis(1);

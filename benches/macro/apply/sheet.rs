@@ -2,7 +2,7 @@
 
 use super::contest::Outcome;
 use super::workload::Goals;
-use crate::table::median;
+use crate::figure::{figure, median};
 
 const HEADING: [&str; 11] = [
     "workload",
@@ -63,14 +63,4 @@ pub(super) fn row(title: &str, changes: u64, runs: &Runs, goals: Goals, seconds:
 /// To the thousand, as people read it.
 fn rate(value: f64) -> String {
     if value.is_finite() { format!("{:.0}k", value / 1e3) } else { "–".to_owned() }
-}
-
-/// Three digits that count; a dash for what was not measured.
-pub(super) fn figure(value: f64) -> String {
-    match value.abs() {
-        _ if !value.is_finite() => "–".to_owned(),
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
 }
