@@ -16,6 +16,7 @@ use super::partition::{Part, TableCopy, partition};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, Lsn, QualifiedName, ServerVersion};
+use crate::telemetry::HeldUp;
 use crate::wire::Meter;
 
 /// What to copy, from where, under which snapshot.
@@ -52,6 +53,8 @@ pub struct CopyPlan {
     pub rewritten: OnRewrite,
     /// Counts payload bytes as they pass.
     pub meter: Arc<Meter>,
+    /// What a worker waits for on the servers.
+    pub held_up: HeldUp,
 }
 
 /// What becomes of a wave when the snapshot can no longer show one of its tables (P15).

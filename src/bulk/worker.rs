@@ -14,6 +14,7 @@ use super::ledger;
 use super::partition::{Freeze, Part, TableCopy};
 use crate::error::{Error, ErrorKind, Recovery, Result};
 use crate::pg::{SqlState, quote_literal};
+use crate::telemetry::Obstacle;
 use crate::wire::{Connection, ConnectionSettings, splice};
 
 /// How often a part is tried before its connection error counts.
@@ -186,21 +187,33 @@ impl Worker {
     }
 
     /// Tries a part again while the error is one that a new connection may cure.
+    ///
+    /// For room on a disk and for a connection it waits as long as it takes, under the same snapshot: what other
+    /// parts of the table have brought would be lost with it.
     async fn copy_patiently(&mut self, part: Part) -> Result<Copied> {
-        let mut attempt = 1;
+        let (mut attempt, mut tries) = (1, 0_u64);
         loop {
+            tries += 1;
             // The last attempt may have committed although its answer never came.
-            let tried = if attempt == 1 { Ok(None) } else { self.copied_before(part).await };
+            let tried = if tries == 1 { Ok(None) } else { self.copied_before(part).await };
             let tried = match tried {
                 Ok(Some(copied)) => Ok(copied),
                 Ok(None) => self.copy(part).await,
                 Err(error) => Err(error),
             };
             let error = match tried {
-                Ok(copied) => return Ok(copied),
+                Ok(copied) => {
+                    self.wave.plan.held_up.made_headway();
+                    return Ok(copied);
+                }
                 Err(error) => error,
             };
             self.ends = None;
+            if let Some(obstacle) = Obstacle::of(&error) {
+                let pause = self.wave.plan.held_up.by_error(obstacle, &self.explain(part, error));
+                tokio::time::sleep(pause).await;
+                continue;
+            }
             if error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE) {
                 return Ok(Copied::PutOff(PutOff::Locked));
             }
@@ -212,7 +225,7 @@ impl Worker {
             }
             // A part that is noted twice was copied before, by a COMMIT whose answer was lost.
             let twin =
-                attempt > 1 && part.range.is_some() && error.sqlstate() == Some(SqlState::UNIQUE_VIOLATION);
+                tries > 1 && part.range.is_some() && error.sqlstate() == Some(SqlState::UNIQUE_VIOLATION);
             if (error.recovery() != Recovery::Retry && !twin) || attempt == ATTEMPTS {
                 return Err(self.explain(part, error));
             }
@@ -235,9 +248,6 @@ impl Worker {
             return Error::new(kind, doing).because(error);
         }
         let hint = match error.sqlstate() {
-            Some(SqlState::DISK_FULL) => {
-                "The target's disk is full: give it room, then run the same command again."
-            }
             Some(SqlState::UNDEFINED_TABLE) => {
                 "The table was dropped on the source after the migration began. Run the same command again to go on \
                  without it; its definition stays on the target, where you may drop it when all is done."

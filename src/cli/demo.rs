@@ -13,7 +13,7 @@ use super::watch::Watch;
 use crate::demo::{Durability, SeedOptions, Stage, StageOptions, WorkloadOptions, WorkloadReport};
 use crate::error::Result;
 use crate::migrate::{self, Budgets, Ending, Full, Options, Outcome, Shutdown, ShutdownSender, Watchers};
-use crate::telemetry::text;
+use crate::telemetry::{HeldUp, text};
 use crate::verify::{Comparison, compare_database};
 
 /// Rows of the middling tables for each unit of `--size`.
@@ -61,9 +61,11 @@ async fn play(args: &DemoArgs, watch: &Watch, shutdown: &Shutdown) -> Result<Pla
         options.ending = ending;
         // The database holds tables without a key, on purpose.
         options.identity.full = Full::Keyless;
+        let metrics = watch.metrics.database(&stage.dbname);
         let watchers = Watchers {
+            held_up: HeldUp::new(metrics.clone(), watch.progress.clone()),
             progress: watch.progress.clone(),
-            metrics: watch.metrics.database(&stage.dbname),
+            metrics,
             health: watch.health.clone(),
             log: watch.migration.clone(),
             shutdown,

@@ -106,6 +106,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         options: options.clone(),
         progress: watchers.progress.clone(),
         metrics: watchers.metrics.clone(),
+        held_up: watchers.held_up.clone(),
         health: watchers.health.clone(),
         budgets: watchers.budgets.clone(),
         tables: TableGauge::new(watchers.metrics.clone()),

@@ -20,7 +20,8 @@ use super::drift::{self, Settled};
 use super::feedback::Reports;
 use super::format::{self, Allowed};
 use super::gauge::{Gauge, Horizon};
-use super::monitor::Monitor;
+use super::locks;
+use super::monitor::{self, Monitor};
 use super::run::Run;
 use super::shutdown::Shutdown;
 use super::spooling;
@@ -35,6 +36,7 @@ use crate::pgoutput::{StreamOptions, TupleFormat};
 use crate::replication::{
     FeedbackPositions, StreamReader, emit_barrier, free_slot, start_stream, wal_position,
 };
+use crate::telemetry::{Obstacle, Readiness};
 use crate::wire::{Connection, ConnectionSettings};
 
 /// How far following got.
@@ -139,22 +141,43 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
             allowed = allowed.less();
             continue;
         }
+        if let Some(obstacle) = Obstacle::of(&error) {
+            match wait_for(run, stop, obstacle, error).await? {
+                Settled::GoOn => continue,
+                Settled::Interrupted => return interrupted(run).await,
+            }
+        }
         if error.kind() == ErrorKind::Apply && unseen::set_aside(run).await? == Found::More {
             continue;
         }
         match drift::settle(run, stop, &mut tried, error).await? {
             Settled::GoOn => run.made_headway(),
-            Settled::Interrupted => {
-                let position = position(run).await?;
-                let (end, _) = wal_position(&run.source).await?;
-                return Ok(Followed {
-                    ended: Ended::Interrupted,
-                    position,
-                    lag_bytes: position.distance_to(end),
-                });
-            }
+            Settled::Interrupted => return interrupted(run).await,
         }
     }
+}
+
+/// Waits until the same may be tried again: nobody tells when a server has room, so it is asked, ever less often.
+async fn wait_for(run: &Run, stop: &mut Shutdown, obstacle: Obstacle, error: Error) -> Result<Settled> {
+    let pause = run.held_up.by_error(obstacle, &error);
+    run.metrics.survived(error.kind());
+    run.health.set_readiness(Readiness::Waiting);
+    let waited = run.alive(monitor::beside(run, async {
+        tokio::time::sleep(pause).await;
+        Ok(Settled::GoOn)
+    }));
+    tokio::select! {
+        biased;
+        () = stop.requested() => Ok(Settled::Interrupted),
+        waited = waited => waited,
+    }
+}
+
+/// The operator wanted to stop while nothing could be applied.
+async fn interrupted(run: &Run) -> Result<Followed> {
+    let position = position(run).await?;
+    let (end, _) = wal_position(&run.source).await?;
+    Ok(Followed { ended: Ended::Interrupted, position, lag_bytes: position.distance_to(end) })
 }
 
 /// How one stretch of following ended.
@@ -167,6 +190,7 @@ enum Course {
 /// One stretch of following. An error leaves the durable state as it is, for the next attempt.
 async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowed) -> Result<Course> {
     let (applier, mut supply, horizon) = stop.or_stop(connect(run, allowed)).await?;
+    run.held_up.over(Obstacle::Connections);
     applier.stats().observe_groups(run.metrics.clone());
     run.metrics.waiting_for_operator(false);
     let mut gauge = Gauge::new(run, applier.stats());
@@ -174,7 +198,17 @@ async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowe
     let monitor = async move { monitor.run(&seen).await.map(|never| match never {}) };
     supply.tasks().spawn(monitor.in_current_span());
 
-    let ended = watch(run, stop, &applier, &mut supply, &horizon, &mut gauge, goal).await;
+    let positions = applier.positions();
+    let mut before = Lsn::ZERO;
+    // What moves, or has nothing to do, waits for nobody.
+    let at_work = || {
+        let applied = positions.borrow().watermark.applied();
+        std::mem::replace(&mut before, applied) < applied || horizon.lag_bytes(applied) == Some(0)
+    };
+    let ended = tokio::select! {
+        ended = watch(run, stop, &applier, &mut supply, &horizon, &mut gauge, goal) => ended,
+        never = locks::look_out(run, at_work) => match never {},
+    };
     // Reading ends first; what has arrived is then brought to its end, or given up with the applier.
     let ended = match ended {
         Ok(ended) => supply.end_reading(&applier).await.map(|()| ended),
@@ -310,6 +344,10 @@ async fn watch(
         let now = *positions.borrow_and_update();
         if now.watermark.durable() > start {
             run.made_headway();
+        }
+        // A position that was only passed proves nothing.
+        if now.last_commit_time.is_some() {
+            run.held_up.made_headway();
         }
         match goal {
             Goal::End(end) if now.watermark.confirmed() >= end => {

@@ -271,6 +271,7 @@ pub(super) async fn copy_plan(
         replica_role: LoadRole::Origin,
         rewritten: OnRewrite::PutOff,
         meter: Arc::default(),
+        held_up: run.held_up.clone(),
     })
 }
 

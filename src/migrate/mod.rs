@@ -38,6 +38,7 @@ mod gauge;
 mod journal;
 mod load;
 mod lock;
+mod locks;
 mod mark;
 mod membership;
 mod monitor;

@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use super::gauge::Horizon;
+use super::locks;
 use super::run::Run;
 use crate::error::{Error, ErrorKind, Recovery, Result, describe};
 use crate::pg::{Conninfo, Lsn, SlotName};
@@ -78,7 +79,7 @@ impl Monitor {
     }
 }
 
-/// Runs `work`, and the monitor beside it for as long as it takes.
+/// Runs `work`, and the monitor beside it for as long as it takes; whoever holds a lock that it waits for is named.
 ///
 /// A source that is away for a while is no matter here: who needs it notices by himself, and an index build
 /// does not.
@@ -87,7 +88,7 @@ impl Monitor {
 /// Those of `work`, or what the monitor found.
 pub(super) async fn beside<T>(run: &Run, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
-        done = work => done,
+        done = locks::beside(run, work) => done,
         error = trouble(run) => Err(error),
     }
 }

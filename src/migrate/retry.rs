@@ -16,7 +16,7 @@ use super::state;
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
 use crate::pg::SqlState;
 use crate::precheck::Method;
-use crate::telemetry::Readiness;
+use crate::telemetry::{Obstacle, Readiness};
 use crate::wire::{Session, SessionSettings};
 
 /// How long attempts may fail one after the other, none of them getting any further, before the error
@@ -76,11 +76,18 @@ pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> 
         if !adopted || !passes || watchers.shutdown.is_requested() {
             return Err(error);
         }
-        if last_headway.elapsed() > PATIENCE {
+        // A server that answers is waited for as long as it takes; the operator has been told.
+        let held_up = Obstacle::of(&error).map(|obstacle| watchers.held_up.by_error(obstacle, &error));
+        if held_up.is_none() && last_headway.elapsed() > PATIENCE {
             return Err(out_of_patience(error, attempt.method));
         }
-        tracing::warn!(error = %describe(&error), pause_ms = pause.as_millis() as u64, "broke off; trying again");
-        watchers.progress.note(&format!("{}; trying again", describe(&error)));
+        if let Some(longer) = held_up {
+            pause = longer;
+            last_headway = Instant::now();
+        } else {
+            tracing::warn!(error = %describe(&error), pause_ms = pause.as_millis() as u64, "broke off; trying again");
+            watchers.progress.note(&format!("{}; trying again", describe(&error)));
+        }
         watchers.metrics.survived(error.kind());
         watchers.metrics.reconnected(error.side().unwrap_or(Side::Source));
         watchers.health.set_readiness(Readiness::Behind);

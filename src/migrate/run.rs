@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion, SystemIdentifier};
 use crate::precheck::{IdentityChoice, Method};
 use crate::schema::RestoreRun;
-use crate::telemetry::{self, DatabaseMetrics, Health, Phase, Progress, TableState};
+use crate::telemetry::{self, DatabaseMetrics, Health, HeldUp, Phase, Progress, TableState};
 use crate::wire::Session;
 
 /// Who watches a run, and who may stop it.
@@ -29,6 +29,8 @@ pub struct Watchers {
     pub progress: Progress,
     /// Metrics of this database.
     pub metrics: DatabaseMetrics,
+    /// What is waited for on the servers.
+    pub held_up: HeldUp,
     /// What `/healthz` and `/readyz` answer.
     pub health: Health,
     /// Names the migration in every log line.
@@ -74,6 +76,7 @@ pub(super) struct Run {
     pub(super) identity: IdentityChoice,
     pub(super) restore: RestoreRun,
     pub(super) metrics: DatabaseMetrics,
+    pub(super) held_up: HeldUp,
     pub(super) health: Health,
     pub(super) budgets: Budgets,
     pub(super) tables: TableGauge,
@@ -207,6 +210,7 @@ impl Run {
     pub(super) async fn enter(&self, phase: Phase, also: &str) -> Result<()> {
         state::enter(&self.target, phase, also).await?;
         self.show(phase);
+        self.held_up.made_headway();
         Ok(())
     }
 

@@ -106,7 +106,7 @@ impl SqlState {
     }
 
     /// Whether the same work, tried again on a new connection, may well succeed:
-    /// the server stopped or restarts, a connection broke, a lock or a deadlock was lost (P92, P99).
+    /// the server stopped or restarts, a connection broke, a lock or a deadlock was lost, a disk was full (P92, P99).
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(self.class(), "08" | "40" | "58")
@@ -121,6 +121,7 @@ impl SqlState {
                 Self::CANNOT_CONNECT_NOW,
                 Self::LOCK_NOT_AVAILABLE,
                 Self::TOO_MANY_CONNECTIONS,
+                Self::DISK_FULL,
                 Self::OBJECT_IN_USE,
             ]
             .contains(self)

@@ -164,7 +164,6 @@ fn explain(build: &Build, error: tokio_postgres::Error) -> Error {
         SqlState::EXCLUSION_VIOLATION => {
             error.hint("Two rows of the source exclude each other: mend them there, and run again.")
         }
-        SqlState::DISK_FULL => error.hint("Give the target more disk, and run again."),
         _ if state.code() == "23503" => error.hint(
             "The source holds rows without a parent: remove them there, or mark the constraint NOT VALID there, \
              and run again.",

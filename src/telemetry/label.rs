@@ -117,6 +117,18 @@ labels! {
     }
 }
 
+labels! {
+    /// What work waits for, on a server that answers: it goes on by itself when that has passed.
+    Obstacle {
+        /// A disk is full (53100).
+        DiskFull = "disk_full",
+        /// No connection is to be had: of the server, the database or the role (53300).
+        Connections = "connections",
+        /// Somebody else holds a lock on the target.
+        Lock = "lock",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -124,13 +136,14 @@ mod tests {
 
     #[test]
     fn labels_are_distinct_snake_case_words() {
-        let sets: [Vec<&str>; 6] = [
+        let sets: [Vec<&str>; 7] = [
             Phase::ALL.iter().map(|value| value.label()).collect(),
             Stage::ALL.iter().map(|value| value.label()).collect(),
             Side::ALL.iter().map(|value| value.label()).collect(),
             ChangeKind::ALL.iter().map(|value| value.label()).collect(),
             TableState::ALL.iter().map(|value| value.label()).collect(),
             FallbackReason::ALL.iter().map(|value| value.label()).collect(),
+            Obstacle::ALL.iter().map(|value| value.label()).collect(),
         ];
         for set in sets {
             for (position, label) in set.iter().enumerate() {

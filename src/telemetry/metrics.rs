@@ -13,7 +13,7 @@ use std::time::Duration;
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
-use super::label::{ChangeKind, FallbackReason, Phase, Stage, TableState};
+use super::label::{ChangeKind, FallbackReason, Obstacle, Phase, Stage, TableState};
 use super::name::{self, Kind, Metric};
 use crate::error::{ErrorKind, Side};
 
@@ -237,6 +237,11 @@ impl DatabaseMetrics {
     /// Sets whether changes wait for the operator.
     pub fn waiting_for_operator(&self, waits: bool) {
         self.gauge(&name::WAITING, &[]).set(if waits { 1.0 } else { 0.0 });
+    }
+
+    /// Sets whether work waits for an obstacle to pass.
+    pub fn held_up(&self, by: Obstacle, waits: bool) {
+        self.gauge(&name::HELD_UP, &[("by", by.label())]).set(if waits { 1.0 } else { 0.0 });
     }
 
     /// Counts an error after which work goes on; one that ends the run is counted by [`Metrics::error`].

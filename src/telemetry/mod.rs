@@ -10,6 +10,7 @@
 mod bars;
 mod exporter;
 mod health;
+mod held_up;
 mod label;
 mod log;
 mod metrics;
@@ -20,7 +21,8 @@ pub mod text;
 
 pub use exporter::Exporter;
 pub use health::{Health, Life, Readiness};
-pub use label::{ChangeKind, FallbackReason, Phase, Stage, TableState};
+pub use held_up::HeldUp;
+pub use label::{ChangeKind, FallbackReason, Obstacle, Phase, Stage, TableState};
 pub use log::{LogFormat, LogOptions, MigrationId, Verbosity, init as init_log};
 pub use metrics::{ApplyGroup, DatabaseMetrics, Metrics};
 pub use name::{ALL as METRICS, Kind as MetricKind, Metric};

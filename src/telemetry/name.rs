@@ -80,6 +80,8 @@ metrics! {
         "Batches rolled back and replayed row by row.";
     WAITING = "pgstream_waiting_for_operator", Kind::Gauge, None,
         "1 while changes wait until the target's definitions are what the source's have become, else 0.";
+    HELD_UP = "pgstream_held_up", Kind::Gauge, None,
+        "1 while work waits for room on a disk, a free connection or a lock that others hold, else 0.";
     RECONNECTS = "pgstream_reconnects_total", Kind::Counter, Some(Unit::Count),
         "Connections made again after one broke.";
     ERRORS = "pgstream_errors_total", Kind::Counter, Some(Unit::Count),

@@ -14,6 +14,7 @@ mod drift;
 mod dump;
 mod fault;
 mod fault_lock;
+mod fault_target;
 mod filters;
 mod floors;
 mod kill;

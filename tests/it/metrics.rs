@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgstream::demo::{SeedOptions, Workload, WorkloadOptions, seed};
 use pgstream::error::{self, ErrorKind};
 use pgstream::telemetry::{
-    ApplyGroup, ChangeKind, Exporter, FallbackReason, METRICS, Phase, Stage, TableState,
+    ApplyGroup, ChangeKind, Exporter, FallbackReason, METRICS, Obstacle, Phase, Stage, TableState,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -59,6 +59,7 @@ fn record_everything(exporter: &Exporter) {
         database.lag_bytes(Stage::Applied, 16);
         database.lag_seconds(Duration::from_millis(1_500));
         database.waiting_for_operator(true);
+        database.held_up(Obstacle::Lock, true);
         database.slot_retained_bytes(1 << 24);
         database.slot_safe_wal_bytes(-1);
         database.snapshot_age(Duration::ZERO);

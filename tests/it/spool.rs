@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
+use crate::metrics::{get, metrics_address};
 use crate::support::engine::Engine;
 use crate::support::migration::{CAUGHT_UP, Hold, RUN, STOP, words};
 use crate::support::scenario::{Footprint, Scenario, Side};
@@ -19,6 +20,7 @@ const TABLES: &str = "
 const STREAM_EARLY: [&str; 2] =
     ["ALTER SYSTEM SET logical_decoding_work_mem = '64kB'", "SELECT pg_reload_conf()"];
 const AFTER: [&str; 2] = ["--spool-after", "1MB"];
+const FULL: [&str; 4] = ["--spool-max", "200kB", "--metrics-addr", "127.0.0.1:0"];
 
 /// A migration whose copy is held up by a lock on the target, with a folder for its spool.
 struct HeldUp {
@@ -214,11 +216,14 @@ async fn assert_ended_and_said_so(engine: Engine, scenario: &Scenario, folder: &
 
 #[tokio::test]
 async fn a_full_spool_leaves_the_wal_to_the_slot_and_says_so() {
-    let it = HeldUp::begin("spool_full", &words(&[&STOP, &AFTER, &["--spool-max", "200kB"]])).await;
+    let it = HeldUp::begin("spool_full", &words(&[&STOP, &AFTER, &FULL])).await;
     let source = &it.scenario.source;
     let mut engine = it.engine;
     write(source, 20, 1).await;
     engine.wait_for_stderr("the source keeps its WAL for us", PATIENCE).await;
+    let (_, metrics) = get(metrics_address(&engine.stderr_text()), "/metrics").expect("metrics are served");
+    let full = metrics.lines().find(|line| line.starts_with("pgstream_spool_full{")).unwrap_or_default();
+    assert!(full.ends_with(" 1"), "{metrics}");
     let now: String = source.value("SELECT pg_current_wal_insert_lsn()::text").await;
     write(source, 2, 2).await;
     let beyond = format!("SELECT bool_or(confirmed_flush_lsn > '{now}') FROM pg_replication_slots");

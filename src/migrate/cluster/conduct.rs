@@ -28,7 +28,7 @@ use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::Conninfo;
 use crate::precheck::{CheckChoice, Method, Report, TrialRestore};
 use crate::schema::CarriedRole;
-use crate::telemetry::{self, Health, Metrics, Phase, Progress};
+use crate::telemetry::{self, Health, HeldUp, Metrics, Phase, Progress};
 use crate::wire::{Session, SessionSettings};
 
 /// Databases that are looked at, or cleared up, at once.
@@ -249,9 +249,11 @@ impl Conductor {
         }
         let options =
             Options { source: stand.source.clone(), target: stand.target.clone(), ..self.options.clone() };
+        let metrics = watchers.metrics.database(&stand.pair.source);
         let watchers = Watchers {
+            held_up: HeldUp::new(metrics.clone(), watchers.progress.clone()),
             progress: watchers.progress.clone(),
-            metrics: watchers.metrics.database(&stand.pair.source),
+            metrics,
             health: watchers.health.clone(),
             log: watchers.log.clone(),
             shutdown: watchers.shutdown.clone(),
