@@ -32,6 +32,10 @@ impl Default for GroupBounds {
     }
 }
 
+/// What comes late may wait for company: so much less than it is late already, that nobody will tell. Each group
+/// costs the target by itself, and a target that is behind has better to do.
+const LATE_PER_WAIT: u32 = 8;
+
 /// The end of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct GroupEnd {
@@ -69,6 +73,8 @@ pub(super) struct Group {
     bytes: usize,
     /// Since when there is a whole transaction.
     since: Option<Instant>,
+    /// How long it may wait for company.
+    patience: Duration,
     boundary: Option<Boundary>,
     /// Changes of the open transaction that were handed over already.
     parts: Option<u64>,
@@ -93,6 +99,7 @@ impl Group {
             transactions: Vec::new(),
             bytes: 0,
             since: None,
+            patience: Duration::ZERO,
             boundary: None,
             parts: None,
         }
@@ -119,8 +126,8 @@ impl Group {
         self.bytes += bytes;
     }
 
-    /// The transaction that goes on has ended.
-    pub(super) fn commit(&mut self, end_lsn: Lsn, now: Instant) {
+    /// The transaction that goes on has ended; it was `late` when the source sent it.
+    pub(super) fn commit(&mut self, end_lsn: Lsn, late: Duration, now: Instant) {
         let before = self.boundary;
         let first_step = before.map_or(0, |before| before.steps);
         let is_empty = self.steps.len() == first_step && (self.parts.is_none() || before.is_some());
@@ -130,7 +137,10 @@ impl Group {
             self.transactions.pop();
             return;
         }
-        self.since.get_or_insert(now);
+        if self.since.is_none() {
+            self.since = Some(now);
+            self.patience = self.bounds.age.min(late / LATE_PER_WAIT);
+        }
         self.boundary = Some(Boundary {
             steps: self.steps.len(),
             end_lsn,
@@ -148,6 +158,16 @@ impl Group {
     /// Whether nothing is waiting here and no part was handed over whose end is missing.
     pub(super) fn is_idle(&self) -> bool {
         self.boundary.is_none() && self.parts.is_none()
+    }
+
+    /// When a writer that is idle is given the group.
+    pub(super) fn due_at(&self) -> Option<Instant> {
+        self.since.map(|since| since + self.patience)
+    }
+
+    /// Nothing follows for now: no waiting for company.
+    pub(super) fn hurry(&mut self) {
+        self.patience = Duration::ZERO;
     }
 
     /// When the writer need not be idle any more to be given the group.
@@ -229,14 +249,14 @@ mod tests {
         let mut group = group(100);
         begin(&mut group, 1);
         change(&mut group);
-        group.commit(Lsn::new(5), Instant::now());
+        group.commit(Lsn::new(5), Duration::ZERO, Instant::now());
         begin(&mut group, 2);
         change(&mut group);
         change(&mut group);
         let first = group.take().unwrap();
         assert_eq!((first.steps.len(), first.end.unwrap().end_lsn), (1, Lsn::new(5)));
         assert!(group.take().is_none());
-        group.commit(Lsn::new(9), Instant::now());
+        group.commit(Lsn::new(9), Duration::ZERO, Instant::now());
         let second = group.take().unwrap();
         assert_eq!(second.steps.len(), 2);
         assert_eq!(second.transactions[0].xid, Xid::new(2));
@@ -253,7 +273,7 @@ mod tests {
         let part = group.take().unwrap();
         assert_eq!((part.steps.len(), part.end), (2, None));
         assert!(!group.is_idle());
-        group.commit(Lsn::new(7), Instant::now());
+        group.commit(Lsn::new(7), Duration::ZERO, Instant::now());
         let last = group.take().unwrap();
         assert_eq!((last.steps.len(), last.end.unwrap().changes), (0, 2));
         assert!(group.is_idle());
@@ -263,11 +283,25 @@ mod tests {
     fn a_transaction_that_changed_nothing_leaves_no_trace() {
         let mut group = group(2);
         begin(&mut group, 1);
-        group.commit(Lsn::new(5), Instant::now());
+        group.commit(Lsn::new(5), Duration::ZERO, Instant::now());
         assert!(group.is_idle() && group.take().is_none());
         begin(&mut group, 2);
         change(&mut group);
-        group.commit(Lsn::new(8), Instant::now());
+        group.commit(Lsn::new(8), Duration::ZERO, Instant::now());
         assert_eq!(group.take().unwrap().transactions.len(), 1);
+    }
+
+    #[test]
+    fn what_is_late_waits_for_company_and_no_longer_than_its_age_allows() {
+        let now = Instant::now();
+        for (late, waits) in [(0, 0), (80, 10), (80_000, 100)] {
+            let mut group = group(100);
+            begin(&mut group, 1);
+            change(&mut group);
+            group.commit(Lsn::new(5), Duration::from_millis(late), now);
+            assert_eq!(group.due_at(), Some(now + Duration::from_millis(waits)), "{late} ms late");
+            group.hurry();
+            assert_eq!(group.due_at(), Some(now));
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! nothing, as that transaction's commit may lie before it (P19).
 //!
 //! A group is handed over when the writer is idle and no input waits, so that a stream that keeps up is
-//! applied at once; else, after a moment, when the writer can take one more, so that it is planned while the
+//! applied at once, and one that is late a little later than that; else, after a moment, when the writer can take one more, so that it is planned while the
 //! one before is written; and at its bounds in any case, so that a stream that lags is applied in large groups.
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use super::positions::Reporter;
 use super::relations::Relations;
 use super::stretch::Stretch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{Lsn, RelationId};
+use crate::pg::{Lsn, PgTimestamp, RelationId};
 use crate::pgoutput::Truncate;
 use crate::replication::StreamItem;
 
@@ -106,7 +106,8 @@ impl Planner {
         let Desk { crew, group, .. } = desk;
         let has_work =
             group.has_whole() || group.is_idle() && (desk.handled > desk.told || crew.wants_to_gather());
-        if has_work && crew.pending() == 0 {
+        let due = group.due_at();
+        if has_work && crew.pending() == 0 && due.is_none_or(|due| due <= Instant::now()) {
             return Wake::HandOver;
         }
         let (idle, room, stop) =
@@ -115,7 +116,7 @@ impl Planner {
         crew.runtime().block_on(async {
             tokio::select! {
                 delivery = input.recv() => delivered(delivery),
-                () = idle, if has_work => Wake::HandOver,
+                () = async { after(due).await; idle.await }, if has_work => Wake::HandOver,
                 () = async { until(ripe).await; room.await } => Wake::Ripe,
                 () = stop => Wake::Stop,
             }
@@ -132,9 +133,13 @@ impl Planner {
         }
         for item in items {
             match item {
-                StreamItem::Data { message, .. } => self.assembler.push(message, &mut self.desk)?,
+                StreamItem::Data { message, sent, .. } => {
+                    self.desk.sent = sent;
+                    self.assembler.push(message, &mut self.desk)?;
+                }
                 StreamItem::Keepalive { wal_end, .. } if !self.assembler.in_transaction() => {
                     self.desk.advance(wal_end);
+                    self.desk.group.hurry();
                 }
                 StreamItem::Keepalive { .. } => {}
             }
@@ -143,6 +148,14 @@ impl Planner {
     }
 }
 
+/// Until a moment; at once without one.
+async fn after(due: Option<Instant>) {
+    if let Some(due) = due {
+        tokio::time::sleep_until(due.into()).await;
+    }
+}
+
+/// Until a moment; for ever without one.
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
@@ -158,6 +171,8 @@ pub(super) struct Desk {
     /// Transactions that committed before this are on the target.
     progress: Lsn,
     current: Current,
+    /// The source's clock when it sent what is being read.
+    sent: PgTimestamp,
     /// Everything that commits before this was handed over or waits in the group.
     handled: Lsn,
     /// How much of that the writers know.
@@ -185,7 +200,8 @@ impl Desk {
     ) -> Desk {
         let (handled, told, current) = (progress, progress, Current::None);
         let (group, stretch) = (Group::new(bounds), Stretch::from(bounds));
-        Desk { relations, group, stretch, progress, current, handled, told, reporter, crew }
+        let sent = PgTimestamp::from_micros(i64::MIN);
+        Desk { relations, group, stretch, progress, current, sent, handled, told, reporter, crew }
     }
 
     fn advance(&mut self, handled: Lsn) {
@@ -324,8 +340,8 @@ impl Sink for Desk {
             (Event::Row { .. } | Event::Truncate(_), Current::Skipped | Current::None) => Ok(()),
             (Event::Commit { end_lsn }, current) => {
                 let now = Instant::now();
-                if let Current::Applied(_) = current {
-                    self.group.commit(end_lsn, now);
+                if let Current::Applied(transaction) = current {
+                    self.group.commit(end_lsn, self.sent.since(transaction.commit_time), now);
                 }
                 self.current = Current::None;
                 self.advance(end_lsn);

@@ -37,7 +37,6 @@ use crate::replication::{
     FeedbackPositions, StreamReader, emit_barrier, free_slot, start_stream, wal_position,
 };
 use crate::telemetry::{Obstacle, Readiness};
-use crate::wire::{Connection, ConnectionSettings};
 
 /// How far following got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,9 +71,6 @@ enum Goal {
     Lag(u64),
 }
 
-/// What is handed to the applier at once, at the most: beyond this a batch saves nothing.
-pub(super) const BATCH_ITEMS: usize = 1024;
-pub(super) const BATCH_BYTES: usize = 256 << 10;
 /// Between two looks at the positions, for metrics and the progress line.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at the lag where it decides: on an idle source nothing else wakes who waits for it.
@@ -272,10 +268,8 @@ async fn direct(
     // A walsender of an earlier connection holds the slot until it notices that we are gone.
     free_slot(&run.source, &run.id.slot()).await?;
     let on_source = |error: Error| error.on(Side::Source);
-    let settings = ConnectionSettings::replication("stream");
-    let connection = Connection::connect(&run.options.source, &settings).await.map_err(on_source)?;
     let (reader, feedback) =
-        start_stream(connection, &run.id.slot(), start, &options).await.map_err(on_source)?;
+        start_stream(&run.options.source, &run.id.slot(), start, &options).await.map_err(on_source)?;
     tracing::info!(lsn = %start, format = ?format, "streaming");
     let positions = applier.positions();
     let positions = move || {
@@ -305,8 +299,7 @@ async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<Ap
 /// Moves items from the wire to the applier; the bounded queue between them is the source's brake.
 async fn read(mut reader: StreamReader, input: ApplyInput, horizon: Arc<Horizon>) -> Result<()> {
     loop {
-        let items =
-            reader.next_batch(BATCH_ITEMS, BATCH_BYTES).await.map_err(|error| error.on(Side::Source))?;
+        let items = reader.next_batch().await.map_err(|error| error.on(Side::Source))?;
         if items.is_empty() {
             break;
         }

@@ -11,6 +11,7 @@
 mod blockers;
 mod message;
 mod publication;
+mod reader_thread;
 mod slot;
 mod stream;
 mod stream_item;

@@ -9,14 +9,17 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, BytesMut};
 use futures_util::FutureExt;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 
+use super::reader_thread::ReaderThread;
 use super::stream_item::{Reply, StreamItem};
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{Lsn, PgTimestamp, SlotName};
+use crate::pg::{Conninfo, Lsn, PgTimestamp, SlotName};
 use crate::pgoutput::StreamOptions;
-use crate::wire::{Connection, CopyBothReader, CopyBothWriter};
+use crate::wire::{Connection, ConnectionSettings, CopyBothReader, CopyBothWriter};
 
 /// What we report to the walsender. All three are *end* positions: the byte after the last one handled.
 ///
@@ -31,13 +34,12 @@ pub struct FeedbackPositions {
     pub applied: Lsn,
 }
 
-/// The reading half.
+/// The reading half: items in batches, read on a thread of its own. Dropped, it reads no more.
 #[derive(Debug)]
 pub struct StreamReader {
-    frames: CopyBothReader,
-    reply_wanted: Arc<Notify>,
-    deferred: Option<Error>,
-    last_batch: Option<Instant>,
+    batches: mpsc::Receiver<Result<Vec<StreamItem>>>,
+    _reading: JoinSet<()>,
+    _thread: ReaderThread,
 }
 
 /// The reporting half.
@@ -46,22 +48,35 @@ pub struct FeedbackWriter {
     frames: CopyBothWriter,
     reply_wanted: Arc<Notify>,
     confirmed: Lsn,
+    _thread: ReaderThread,
 }
 
-/// Begins streaming from `slot` at `start`, an end position; the server goes back no further than the
+/// Connects to `source`, and begins streaming from `slot` at `start`, an end position; the server goes back no further than the
 /// slot's confirmed position, whatever `start` says.
 ///
 /// # Errors
-/// `Slot` if the slot is missing, lost or active elsewhere; else `Connect`.
+/// `Slot` if the slot is missing, lost or active elsewhere; `Local` if no thread can be had; else as
+/// [`Connection::connect`].
 /// (docs: `protocol-replication`, START_REPLICATION)
 pub async fn start_stream(
-    connection: Connection,
+    source: &Conninfo,
     slot: &SlotName,
     start: Lsn,
     options: &StreamOptions<'_>,
 ) -> Result<(StreamReader, FeedbackWriter)> {
+    let thread = ReaderThread::start()?;
+    let connecting = {
+        let source = source.clone();
+        let settings = ConnectionSettings::replication("stream");
+        async move { Connection::connect(&source, &settings).await }
+    };
+    // The socket belongs to the reactor on which it was opened.
+    let connecting = thread.reactor().spawn(connecting.in_current_span());
+    let connection = connecting
+        .await
+        .map_err(|cause| Error::new(ErrorKind::Bug, "connect to stream").because(cause))??;
     let command = format!("START_REPLICATION SLOT {slot} LOGICAL {start} {options}");
-    let (reader, writer) = connection.copy_both(&command).await.map_err(|error| {
+    let (frames, writer) = connection.copy_both(&command).await.map_err(|error| {
         let doing = format!("stream from slot {slot} at {start}");
         match error.kind() {
             // Another walsender may still hold the slot for the moment that our last connection takes to die.
@@ -75,25 +90,111 @@ pub async fn start_stream(
         }
     })?;
     let reply_wanted = Arc::new(Notify::new());
+    let (batches, received) = mpsc::channel(BATCHES_MAX);
+    let gatherer =
+        Gatherer { frames, reply_wanted: Arc::clone(&reply_wanted), gathers_until: None, nap: NAP_MIN };
+    let mut reading = JoinSet::new();
+    reading.spawn_on(gatherer.run(batches).in_current_span(), thread.reactor());
     Ok((
-        StreamReader {
-            frames: reader,
-            reply_wanted: Arc::clone(&reply_wanted),
-            deferred: None,
-            last_batch: None,
-        },
-        FeedbackWriter { frames: writer, reply_wanted, confirmed: Lsn::ZERO },
+        StreamReader { batches: received, _reading: reading, _thread: thread.clone() },
+        FeedbackWriter { frames: writer, reply_wanted, confirmed: Lsn::ZERO, _thread: thread },
     ))
 }
 
 impl StreamReader {
-    /// The next item; `None` once the walsender has ended the stream.
+    /// The next items, at least one: those that had arrived. Empty once the walsender has ended the stream.
     ///
     /// # Errors
-    /// `Connect` if the connection broke, `Protocol` for a malformed item.
+    /// `Connect` if the connection broke, `Protocol` for a malformed item; given after the items before it.
     /// # Cancel safety
-    /// Safe: a half-read frame stays in the reader.
-    pub async fn next(&mut self) -> Result<Option<StreamItem>> {
+    /// Safe.
+    pub async fn next_batch(&mut self) -> Result<Vec<StreamItem>> {
+        self.batches.recv().await.unwrap_or_else(|| Ok(Vec::new()))
+    }
+}
+
+/// Reads on the thread; what nobody takes away soon makes it wait, and with it the source.
+struct Gatherer {
+    frames: CopyBothReader,
+    reply_wanted: Arc<Notify>,
+    /// The next batch waits for company until then.
+    gathers_until: Option<Instant>,
+    nap: Duration,
+}
+
+/// Why gathering ended.
+enum Source {
+    Quiet,
+    Full,
+    /// By an error, or of its own accord.
+    Ended(Result<()>),
+}
+
+impl Gatherer {
+    async fn run(mut self, batches: mpsc::Sender<Result<Vec<StreamItem>>>) {
+        loop {
+            let mut batch = Batch::default();
+            let ended = self.fill(&mut batch).await;
+            if !batch.items.is_empty() && batches.send(Ok(batch.items)).await.is_err() {
+                return;
+            }
+            match ended {
+                Some(Ok(())) => return,
+                Some(Err(error)) => {
+                    // Nobody who listens is nobody whom it concerns.
+                    let _ = batches.send(Err(error)).await;
+                    return;
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// A batch that follows hard on another gives more a moment to arrive; one after a rest does not.
+    async fn fill(&mut self, batch: &mut Batch) -> Option<Result<()>> {
+        match self.next().await {
+            Ok(Some(first)) => batch.push(first),
+            Ok(None) => return Some(Ok(())),
+            Err(error) => return Some(Err(error)),
+        }
+        let ended = loop {
+            let before = batch.bytes;
+            match self.gather(batch) {
+                Source::Ended(how) => break Some(how),
+                Source::Full => break None,
+                Source::Quiet => {}
+            }
+            if self.gathers_until.is_none_or(|end| end <= Instant::now()) {
+                break None;
+            }
+            self.nap = match batch.bytes - before {
+                NAP_BYTES.. => NAP_MIN.max(self.nap / 2),
+                _ => NAP_MAX.min(self.nap * 2),
+            };
+            // Not in the reactor: there each message would wake us.
+            std::thread::sleep(self.nap);
+            // What the reactor learnt meanwhile.
+            tokio::task::yield_now().await;
+        };
+        let gathering = if batch.bytes >= DENSE_BYTES { GATHER_DENSE } else { GATHER };
+        self.gathers_until = Some(Instant::now() + gathering);
+        ended
+    }
+
+    /// Takes what has arrived, without waiting.
+    fn gather(&mut self, batch: &mut Batch) -> Source {
+        while !batch.is_full() {
+            match self.next().now_or_never() {
+                Some(Ok(Some(item))) => batch.push(item),
+                Some(Ok(None)) => return Source::Ended(Ok(())),
+                Some(Err(error)) => return Source::Ended(Err(error)),
+                None => return Source::Quiet,
+            }
+        }
+        Source::Full
+    }
+
+    async fn next(&mut self) -> Result<Option<StreamItem>> {
         let Some(payload) = self.frames.next().await? else {
             return Ok(None);
         };
@@ -106,69 +207,25 @@ impl StreamReader {
     }
 }
 
-impl StreamReader {
-    /// The next item, and with it those that have arrived already, up to about `items_max` and `bytes_max`.
-    /// Empty once the walsender has ended the stream.
-    ///
-    /// The walsender sends message by message, and waking somebody for each costs more than the message. So a
-    /// batch that follows hard on another waits a moment for more to arrive; one after a rest does not.
-    ///
-    /// # Errors
-    /// As [`StreamReader::next`]; items read before the error are given first, and the error with the next call.
-    /// # Cancel safety
-    /// Not safe: items of an unfinished batch are lost, and come again only on a new stream.
-    pub async fn next_batch(&mut self, items_max: usize, bytes_max: usize) -> Result<Vec<StreamItem>> {
-        let mut batch = Batch { items: Vec::new(), bytes: 0, items_max, bytes_max };
-        let first = match self.deferred.take() {
-            Some(error) => return Err(error),
-            None => self.next().await?,
-        };
-        let Some(first) = first else { return Ok(Vec::new()) };
-        batch.push(first);
-        if self.gather(&mut batch) == Source::Quiet {
-            let gathering = self.last_batch.map(|last| last + GATHER).filter(|end| *end > Instant::now());
-            if let Some(end) = gathering {
-                tokio::time::sleep_until(end).await;
-                self.gather(&mut batch);
-            }
-        }
-        self.last_batch = Some(Instant::now());
-        Ok(batch.items)
-    }
-
-    /// Takes what has arrived, without waiting.
-    fn gather(&mut self, batch: &mut Batch) -> Source {
-        while !batch.is_full() {
-            match self.next().now_or_never() {
-                Some(Ok(Some(item))) => batch.push(item),
-                Some(Ok(None)) => return Source::Ended,
-                Some(Err(error)) => {
-                    self.deferred = Some(error);
-                    return Source::Ended;
-                }
-                None => return Source::Quiet,
-            }
-        }
-        Source::More
-    }
-}
-
-/// How long a batch waits for more after the one before it.
+/// How long a batch waits for company after the one before it; and after one that held much.
 const GATHER: Duration = Duration::from_millis(1);
+const GATHER_DENSE: Duration = Duration::from_millis(4);
+const DENSE_BYTES: usize = 16 << 10;
+/// How much of that between two looks: less where one look finds so much, because a unix socket holds little more,
+/// and a walsender that finds it full stands still.
+const NAP_MIN: Duration = Duration::from_micros(250);
+const NAP_MAX: Duration = Duration::from_millis(1);
+const NAP_BYTES: usize = 8 << 10;
+/// Batches that wait to be taken away.
+const BATCHES_MAX: usize = 2;
+/// Beyond this a batch saves nothing.
+const BATCH_ITEMS: usize = 4096;
+const BATCH_BYTES: usize = 256 << 10;
 
-/// Why gathering ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Quiet,
-    More,
-    Ended,
-}
-
+#[derive(Default)]
 struct Batch {
     items: Vec<StreamItem>,
     bytes: usize,
-    items_max: usize,
-    bytes_max: usize,
 }
 
 impl Batch {
@@ -180,7 +237,7 @@ impl Batch {
     }
 
     fn is_full(&self) -> bool {
-        self.items.len() >= self.items_max || self.bytes >= self.bytes_max
+        self.items.len() >= BATCH_ITEMS || self.bytes >= BATCH_BYTES
     }
 }
 

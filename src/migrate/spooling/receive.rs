@@ -16,7 +16,6 @@ use tracing::Instrument as _;
 use super::Spool;
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
 use crate::migrate::feedback::Reports;
-use crate::migrate::follow::{BATCH_BYTES, BATCH_ITEMS};
 use crate::migrate::gauge::Horizon;
 use crate::migrate::run::Run;
 use crate::migrate::state;
@@ -24,7 +23,7 @@ use crate::pg::{Conninfo, Identifier, Lsn, ServerVersion, SlotName};
 use crate::pgoutput::{StreamOptions, TupleFormat};
 use crate::replication::{FeedbackPositions, StreamItem, free_slot, start_stream};
 use crate::telemetry::{DatabaseMetrics, Progress, Stage};
-use crate::wire::{Connection, ConnectionSettings, Session, SessionSettings};
+use crate::wire::{Session, SessionSettings};
 
 /// What arrived is made durable after this time, or so many bytes: the source frees WAL by whole segments.
 const SYNC_INTERVAL: Duration = Duration::from_millis(200);
@@ -108,12 +107,10 @@ impl Receiver {
             Session::connect(&self.source, &SessionSettings::role("control")).await.map_err(on_source)?;
         free_slot(&source, &self.slot).await.map_err(on_source)?;
         drop(source);
-        let settings = ConnectionSettings::replication("stream");
-        let connection = Connection::connect(&self.source, &settings).await.map_err(on_source)?;
         let options =
             StreamOptions { server: self.source_version, format: FORMAT, publications: &self.publications };
         let (mut reader, feedback) =
-            start_stream(connection, &self.slot, start, &options).await.map_err(on_source)?;
+            start_stream(&self.source, &self.slot, start, &options).await.map_err(on_source)?;
         tracing::info!(lsn = %start, "streaming to local disk");
 
         let received = Arc::new(AtomicU64::new(start.offset()));
@@ -132,20 +129,16 @@ impl Receiver {
         let mut due = None;
         loop {
             self.room().await?;
-            let items = {
-                // It is not to be dropped in the middle, or items are lost.
-                let mut next = std::pin::pin!(reader.next_batch(BATCH_ITEMS, BATCH_BYTES));
-                loop {
-                    tokio::select! {
-                        items = &mut next => break items.map_err(on_source)?,
-                        () = until(due) => {
-                            self.sync().await?;
-                            (unsynced, due) = (0, None);
-                        }
-                        Some(ended) = reports.join_next() => {
-                            let ended = ended.map_err(|cause| Error::new(ErrorKind::Bug, "report positions").because(cause))?;
-                            ended.map_err(on_source)?;
-                        }
+            let items = loop {
+                tokio::select! {
+                    items = reader.next_batch() => break items.map_err(on_source)?,
+                    () = until(due) => {
+                        self.sync().await?;
+                        (unsynced, due) = (0, None);
+                    }
+                    Some(ended) = reports.join_next() => {
+                        let ended = ended.map_err(|cause| Error::new(ErrorKind::Bug, "report positions").because(cause))?;
+                        ended.map_err(on_source)?;
                     }
                 }
             };
