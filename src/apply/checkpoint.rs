@@ -304,7 +304,7 @@ fn write<const N: usize>(sql: &str, parameters: [String; N]) -> Write {
 }
 
 /// An array literal.
-fn array(texts: impl Iterator<Item = String>) -> String {
+pub(super) fn array(texts: impl Iterator<Item = String>) -> String {
     let quoted = texts.map(|text| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"")));
     format!("{{{}}}", quoted.collect::<Vec<_>>().join(","))
 }

@@ -49,6 +49,19 @@ impl Fault {
         self.verdict() == Verdict::Retry
     }
 
+    /// What was refused, in the server's words without the row's values.
+    pub(super) fn said(&self) -> (Option<SqlState>, String) {
+        match &self.cause {
+            FaultCause::Server(error) | FaultCause::Unprepared(error) => match Refusal::of(error) {
+                Some(Refusal { message, state }) => (Some(state), message),
+                None => (None, error.to_string()),
+            },
+            FaultCause::Touched { expected, touched } => {
+                (None, Touched { expected: *expected, touched: *touched }.to_string())
+            }
+        }
+    }
+
     /// The fault as an error of `doing`, of the kind that the server's answer has.
     pub(super) fn into_error(self, doing: &str) -> Error {
         match self.cause {
@@ -114,7 +127,7 @@ pub(super) fn refused(
         }
         FaultCause::Server(_) | FaultCause::Unprepared(_) => {
             "The target refuses what the source has. Nothing of this transaction or after it was applied; mend the \
-             target and run the command again."
+             target and run the command again. `--quarantine park` would set such a row aside."
         }
     };
     let said = match &fault.cause {

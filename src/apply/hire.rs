@@ -16,6 +16,7 @@ use super::crew::ORDERS_MAX;
 use super::lane::Lane;
 use super::options::ApplyOptions;
 use super::positions::Reporter;
+use super::quarantine::Quarantine;
 use super::stats::ApplyStats;
 use super::writer::{Done, Order, Writer};
 use crate::catalog::ReplicaRole;
@@ -137,11 +138,16 @@ impl Hiring {
     /// As [`Error::from_postgres`] classes them.
     pub(super) async fn hire(&self, id: LaneId) -> Result<mpsc::Sender<Order>> {
         let lane = Lane::connect(&self.target, id, self.replica_role, self.search_path.clone()).await?;
-        Ok(self.employ(id, lane))
+        Ok(self.employ(id, lane, None))
     }
 
-    /// Sets a lane to work that is connected.
-    pub(super) fn employ(&self, id: LaneId, lane: Lane) -> mpsc::Sender<Order> {
+    /// Sets a lane to work that is connected; the only one, if rows are or may be parked.
+    pub(super) fn employ(
+        &self,
+        id: LaneId,
+        lane: Lane,
+        quarantine: Option<Quarantine>,
+    ) -> mpsc::Sender<Order> {
         let (orders, to_write) = mpsc::channel(ORDERS_MAX);
         let writer = Writer::new(
             id,
@@ -151,7 +157,8 @@ impl Hiring {
             Arc::clone(&self.stats),
             Arc::clone(&self.done),
             Arc::clone(&self.calm),
-        );
+        )
+        .with(quarantine);
         let _entered = self.span.enter();
         self.hands.add(set_to_work(&self.outcome, "write changes", writer.run(to_write)));
         orders

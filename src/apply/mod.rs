@@ -9,6 +9,7 @@
 //! - Batches that end in another state than the source's order would. A batch is tried behind a savepoint;
 //!   each statement must touch as many rows as were sent, and any refusal is answered by replaying the same
 //!   changes one by one (`plan`, `writer`).
+//! - A change of a row that the target refused before, applied all the same (`quarantine`).
 //! - Rolled-back work of transactions that were sent before they ended (`assemble`).
 //! - Values that are read as something else: casts, arrays, collations (`statement`, `encode`, `operator`).
 //!
@@ -44,6 +45,7 @@ mod pipeline;
 mod plan;
 mod planner;
 mod positions;
+mod quarantine;
 mod rehearsal;
 mod relations;
 mod route;
@@ -67,6 +69,7 @@ pub use input::ApplyInput;
 pub use options::ApplyOptions;
 pub use pipeline::Applier;
 pub use positions::Positions;
+pub use quarantine::{ParkedTable, Refusals, discard_parked, parked, replay_parked};
 pub use rehearsal::{Rehearsal, Rehearsed};
 pub use relations::TableWatermarks;
 pub use stats::{ApplyStats, FallbackReason};

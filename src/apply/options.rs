@@ -6,6 +6,7 @@ use super::climb::ApplyLanes;
 use super::drift::SourceNow;
 use super::format::ValueFormat;
 use super::group::GroupBounds;
+use super::quarantine::Refusals;
 use super::relations::TableWatermarks;
 use crate::catalog::{ReplicaRole, Table};
 use crate::pg::{Conninfo, Lsn, SlotName};
@@ -27,6 +28,9 @@ pub struct ApplyOptions {
     pub source: SourceNow,
     /// How the stream's values come.
     pub values: ValueFormat,
+    /// What becomes of rows that the target refuses. While one is parked, or may be, one lane applies everything,
+    /// and values must come as text.
+    pub refusals: Refusals,
     /// What the progress row says.
     pub start: Lsn,
     /// How the target's triggers and foreign keys are kept from firing (P48).
@@ -58,6 +62,7 @@ impl ApplyOptions {
             watermarks: TableWatermarks::default(),
             source: SourceNow::default(),
             values: ValueFormat::Text,
+            refusals: Refusals::default(),
             start,
             replica_role: ReplicaRole::Denied,
             search_path: None,

@@ -24,6 +24,7 @@ use super::assemble::{Assembler, StashLimits};
 use super::checkpoint::{Checkpoint, LaneId};
 use super::crew::{Crew, Start};
 use super::flush::Flusher;
+use super::format::ValueFormat;
 use super::hire::{Hands, Hiring, Outcome, set_to_work};
 use super::input::ApplyInput;
 use super::lane::Lane;
@@ -31,6 +32,7 @@ use super::operator::TargetFacts;
 use super::options::ApplyOptions;
 use super::planner::{Desk, Planner};
 use super::positions::{Positions, Reporter};
+use super::quarantine::Quarantine;
 use super::relations::Relations;
 use super::route::keyed_tables;
 use super::stats::ApplyStats;
@@ -60,6 +62,10 @@ impl Applier {
         let lane = Lane::connect(&options.target, LaneId::FIRST, role, search_path).await?;
         let checkpoint = Checkpoint::adopt(lane.session(), &options.slot, options.start).await?;
         let (stored, ends) = (checkpoint.keyed(lane.session()).await?, checkpoint.ends());
+        let quarantine = Quarantine::load(lane.session(), &options.slot, options.refusals).await?;
+        if quarantine.is_some() && options.values != ValueFormat::Text {
+            return Err(Error::new(ErrorKind::Bug, "tell parked rows by their keys in a binary stream"));
+        }
         let facts = TargetFacts::load(lane.session(), &options.tables).await?;
 
         let reporter = Arc::new(Reporter::starting_at(options.start));
@@ -74,9 +80,10 @@ impl Applier {
             Arc::clone(&outcome),
             Arc::clone(&hands),
         );
-        let (done, first) = (hiring.done(), hiring.employ(LaneId::FIRST, lane));
-        // Without the replica role foreign keys are checked, and a child must not overtake its parent.
-        let may_spread = options.lanes.most() > 1 && role != ReplicaRole::Denied;
+        // Without the replica role foreign keys are checked, and a child must not overtake its parent; nor a change
+        // one of a parked row.
+        let may_spread = options.lanes.most() > 1 && role != ReplicaRole::Denied && quarantine.is_none();
+        let (done, first) = (hiring.done(), hiring.employ(LaneId::FIRST, lane, quarantine));
         let start = Start {
             ends,
             stored,

@@ -62,6 +62,10 @@ pub struct ApplyStats {
     pub group_micros: AtomicU64,
     /// Groups tried again after a deadlock or a lock that was not had in time (P99).
     pub retries: AtomicU64,
+    /// Changes parked since the start, because the target refuses their row.
+    pub parked_changes: AtomicU64,
+    /// Rows that are parked now.
+    pub parked_rows: AtomicU64,
     fallbacks: [AtomicU64; FallbackReason::ALL.len()],
     observer: OnceLock<DatabaseMetrics>,
 }
@@ -80,6 +84,11 @@ impl ApplyStats {
 
     pub(super) fn count_fallback(&self, reason: FallbackReason) {
         self.fallbacks[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_parked(&self, changes: u64, rows: u64) {
+        self.parked_changes.fetch_add(changes, Ordering::Relaxed);
+        self.parked_rows.store(rows, Ordering::Relaxed);
     }
 
     pub(super) fn count(&self, tally: &Tally, transactions: u64, elapsed: Duration) {

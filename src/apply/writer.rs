@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   BEGIN ─ SAVEPOINT ─ batches ─ progress ─ COMMIT
-//!              │ fault: ROLLBACK TO, row by row ╯
+//!              │ fault: ROLLBACK TO, row by row ╯  (what is refused even so is parked, if that is wanted)
 //!              ╰ deadlock: ROLLBACK, the group again, a few times
 //! ```
 
@@ -24,6 +24,7 @@ use super::group::{Chunk, GroupEnd};
 use super::lane::{Fault, Lane};
 use super::plan::{Planned, plan_exactly};
 use super::positions::{Reached, Reporter};
+use super::quarantine::{News, Quarantine, Sifted};
 use super::stats::{ApplyStats, Tally};
 use super::stretch::Cost;
 use super::write::{Body, Write, writes};
@@ -34,8 +35,9 @@ use crate::pg::Lsn;
 const ATTEMPTS_MAX: u32 = 5;
 /// How many of these other lanes may be at work beside.
 const SHARED_ATTEMPTS_MAX: u32 = 2;
-/// Statements of one round of a replay.
-const REPLAY_STATEMENTS: usize = 256;
+/// Changes of one round of a replay; fewer after one was refused.
+const ROUND: usize = 256;
+const ROUND_MIN: usize = 8;
 
 // The savepoint's name is ours alone; READ COMMITTED and READ WRITE, whatever the role's defaults are.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
@@ -43,6 +45,9 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
 const NEXT: &str = "SAVEPOINT pgstream_chunk";
 const RELEASE: &str = "RELEASE SAVEPOINT pgstream_chunk";
 const BACK: &str = "ROLLBACK TO SAVEPOINT pgstream_chunk";
+const BEGIN_ROUND: &str = "SAVEPOINT pgstream_round";
+const ROUND_AGAIN: &str = "ROLLBACK TO SAVEPOINT pgstream_round";
+const END_ROUND: &str = "RELEASE SAVEPOINT pgstream_round";
 
 /// What the planner hands over.
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub(super) struct Writer {
     done: Arc<watch::Sender<Vec<Done>>>,
     /// Held by each lane while it is at work; alone by one that others keep standing in the way of.
     calm: Arc<RwLock<()>>,
+    /// What is parked; none if nothing is or may be. As of the last commit.
+    quarantine: Option<Quarantine>,
     open: Option<Open>,
 }
 
@@ -82,12 +89,20 @@ pub(super) struct Writer {
 struct Open {
     since: Instant,
     tally: Tally,
+    /// As it will be when this commits.
+    quarantine: Option<Quarantine>,
+    news: News,
 }
 
 /// Why a chunk was not applied.
 enum Failure {
     /// The target transaction may be tried again.
     Contention(Error),
+    /// The change of this number, whatever is tried.
+    Refused {
+        step: usize,
+        error: Error,
+    },
     Final(Error),
 }
 
@@ -102,7 +117,7 @@ impl Failure {
 
     fn into_error(self) -> Error {
         match self {
-            Failure::Contention(error) | Failure::Final(error) => error,
+            Failure::Contention(error) | Failure::Refused { error, .. } | Failure::Final(error) => error,
         }
     }
 }
@@ -117,7 +132,15 @@ impl Writer {
         done: Arc<watch::Sender<Vec<Done>>>,
         calm: Arc<RwLock<()>>,
     ) -> Writer {
-        Writer { id, lane, checkpoint, reporter, stats, done, calm, open: None }
+        Writer { id, lane, checkpoint, reporter, stats, done, calm, quarantine: None, open: None }
+    }
+
+    /// Goes on with what is parked; none if nothing is or may be.
+    pub(super) fn with(self, quarantine: Option<Quarantine>) -> Writer {
+        if let Some(quarantine) = &quarantine {
+            self.stats.count_parked(0, quarantine.rows());
+        }
+        Writer { quarantine, ..self }
     }
 
     /// Carries out orders until there will be no more. What is then not committed is rolled back.
@@ -190,6 +213,7 @@ impl Writer {
             self.stats.shares.fetch_add(1, Ordering::Relaxed);
         }
         let Some(open) = self.open.take() else { return Ok(None) };
+        self.tell_of_parked(open.quarantine, &open.news);
         let elapsed = open.since.elapsed();
         self.stats.count(&open.tally, end.transactions, elapsed);
         tracing::debug!(lane = self.id.index(), lsn = %end.end_lsn, transactions = end.transactions, changes = end.changes,
@@ -203,12 +227,22 @@ impl Writer {
     /// One try of a chunk, and of the commit if it is the group's last; how long that took.
     async fn attempt(&mut self, chunk: &Chunk, writes: &[Write], scope: Scope) -> Result<Duration, Failure> {
         let prologue = if self.open.is_none() { BEGIN } else { NEXT };
-        let open = self.open.get_or_insert_with(|| Open { since: Instant::now(), tally: Tally::default() });
+        let open = self.open.get_or_insert_with(|| Open {
+            since: Instant::now(),
+            tally: Tally::default(),
+            quarantine: self.quarantine.clone(),
+            news: News::default(),
+        });
         open.tally.add(&chunk.steps);
         let advance = chunk.end.as_ref().map_or_else(Vec::new, |end| self.checkpoint.advance(scope, end));
+        // What follows a parked change of its row joins it; the rest goes on.
+        let (quarantine, sifted) = self.sift(&chunk.steps, chunk, None)?;
+        let news = sifted.as_ref().map(|sifted| sifted.news.clone()).unwrap_or_default();
+        let replanned = sifted.and_then(|sifted| sifted.replanned(&chunk.steps));
+        let writes = replanned.as_deref().unwrap_or(writes);
         let all: Vec<&Write> = writes.iter().chain(&advance).collect();
         match self.lane.run(Some(prologue), &all).await {
-            Ok(()) => {}
+            Ok(()) => self.sifted(quarantine, news),
             Err(fault) if fault.at.is_some_and(|at| at < writes.len()) => match fault.verdict() {
                 Verdict::Replay(reason) => {
                     let relation = fault.at.and_then(|at| writes.get(at)?.table.as_ref());
@@ -246,22 +280,96 @@ impl Writer {
 
     /// The exact way: every change by itself, in order, from the chunk's savepoint on.
     async fn replay(&mut self, chunk: &Chunk, advance: &[Write]) -> Result<(), Failure> {
-        let mut round: Vec<(&Step, Planned, Write)> = Vec::new();
-        for (at, step) in chunk.steps.iter().enumerate() {
-            for planned in plan_exactly(step) {
-                let made = writes(&planned);
-                round.extend(made.into_iter().map(|write| (step, planned.clone(), write)));
+        let (mut left, mut most) = (&chunk.steps[..], ROUND);
+        while !left.is_empty() {
+            let steps = &left[..left.len().min(most)];
+            let parks = self.open.as_ref().is_some_and(|open| open.quarantine.is_some());
+            if parks {
+                self.bare(BEGIN_ROUND, "begin a round").await?;
             }
-            if round.len() >= REPLAY_STATEMENTS || at + 1 == chunk.steps.len() {
-                let writes: Vec<&Write> = round.iter().map(|(_, _, write)| write).collect();
-                if let Err(fault) = self.lane.run(None, &writes).await {
-                    return Err(self.located(fault, &round, chunk));
+            let done = match self.round(steps, chunk, None).await {
+                Ok(()) => steps.len(),
+                Err(Failure::Refused { step, error }) if self.may_park(steps.get(step), &error) => {
+                    self.bare(ROUND_AGAIN, "roll a round back").await?;
+                    // What came before it has gone through, and does so again.
+                    self.round(&steps[..=step], chunk, Some(&error)).await?;
+                    step + 1
                 }
-                round.clear();
+                Err(failure) => return Err(failure),
+            };
+            if parks {
+                self.bare(END_ROUND, "end a round").await?;
             }
+            most = if done == steps.len() { ROUND.min(2 * most) } else { ROUND_MIN };
+            left = &left[done..];
         }
         let advance: Vec<&Write> = advance.iter().collect();
         self.lane.run(None, &advance).await.map_err(|fault| self.bookkeeping_failed(fault))
+    }
+
+    /// Tells changes one by one, but those of parked rows; the last was `refused`, and is parked.
+    async fn round(&mut self, steps: &[Step], chunk: &Chunk, refused: Option<&Error>) -> Result<(), Failure> {
+        let (quarantine, sifted) = self.sift(steps, chunk, refused)?;
+        let (kept, parking, news) = match sifted {
+            Some(Sifted { kept, parking, news }) => (kept, parking, news),
+            None => ((0..steps.len()).collect(), Vec::new(), News::default()),
+        };
+        let mut told: Vec<(usize, &Step, Planned, Write)> = Vec::new();
+        for (at, step) in kept.into_iter().filter_map(|at| Some((at, steps.get(at)?))) {
+            for planned in plan_exactly(step) {
+                let made = writes(&planned);
+                told.extend(made.into_iter().map(|write| (at, step, planned.clone(), write)));
+            }
+        }
+        let all: Vec<&Write> = told.iter().map(|(_, _, _, write)| write).collect();
+        if let Err(fault) = self.lane.run(None, &all).await {
+            return Err(located(fault, &told, chunk));
+        }
+        let parking: Vec<&Write> = parking.iter().collect();
+        self.lane.run(None, &parking).await.map_err(|fault| Failure::of(fault, "park changes"))?;
+        self.sifted(quarantine, news);
+        Ok(())
+    }
+
+    /// Parts what waits for a parked row from the rest; what is parked then is known once the target has it.
+    fn sift(
+        &self,
+        steps: &[Step],
+        chunk: &Chunk,
+        refused: Option<&Error>,
+    ) -> Result<(Option<Quarantine>, Option<Sifted>), Failure> {
+        let Some(quarantine) = self.open.as_ref().and_then(|open| open.quarantine.as_ref()) else {
+            return Ok((None, None));
+        };
+        let mut quarantine = quarantine.clone();
+        let sifted = quarantine.sift(steps, &chunk.transactions, refused).map_err(Failure::Final)?;
+        Ok((Some(quarantine), Some(sifted)))
+    }
+
+    fn sifted(&mut self, quarantine: Option<Quarantine>, news: News) {
+        if let Some(open) = &mut self.open {
+            open.quarantine = quarantine;
+            open.news.add(news);
+        }
+    }
+
+    fn may_park(&self, step: Option<&Step>, error: &Error) -> bool {
+        let quarantine = self.open.as_ref().and_then(|open| open.quarantine.as_ref());
+        quarantine.zip(step).is_some_and(|(quarantine, step)| quarantine.may_park(step, error))
+    }
+
+    /// The transaction that parks them has committed.
+    fn tell_of_parked(&mut self, quarantine: Option<Quarantine>, news: &News) {
+        let Some(quarantine) = quarantine else { return };
+        for (relation, rows) in &news.refused {
+            tracing::warn!(
+                relation,
+                rows,
+                "the target refuses rows; they are parked, with their later changes"
+            );
+        }
+        self.stats.count_parked(news.changes, quarantine.rows());
+        self.quarantine = Some(quarantine);
     }
 
     async fn expand(&mut self, lanes: usize, keyed: &BTreeSet<String>) -> Result<()> {
@@ -273,16 +381,6 @@ impl Writer {
         self.checkpoint.expanded(lanes);
         self.reporter.spread(lanes);
         Ok(())
-    }
-
-    fn located(&self, fault: Fault, round: &[(&Step, Planned, Write)], chunk: &Chunk) -> Failure {
-        if fault.is_contention() {
-            return Failure::of(fault, "apply a change");
-        }
-        match fault.at.and_then(|at| round.get(at)) {
-            Some((step, planned, _)) => Failure::Final(refused(fault, step, planned, &chunk.transactions)),
-            None => Failure::of(fault, "apply a change"),
-        }
     }
 
     async fn commit(&mut self, end: &GroupEnd) -> Result<(), Failure> {
@@ -313,5 +411,17 @@ impl Writer {
 
     async fn rollback(&mut self) -> Result<()> {
         self.lane.simple("ROLLBACK").await.map_err(|error| Error::from_postgres("roll a group back", error))
+    }
+}
+
+fn located(fault: Fault, round: &[(usize, &Step, Planned, Write)], chunk: &Chunk) -> Failure {
+    if fault.is_contention() {
+        return Failure::of(fault, "apply a change");
+    }
+    match fault.at.and_then(|at| round.get(at)) {
+        Some((at, step, planned, _)) => {
+            Failure::Refused { step: *at, error: refused(fault, step, planned, &chunk.transactions) }
+        }
+        None => Failure::of(fault, "apply a change"),
     }
 }
