@@ -234,6 +234,17 @@ pub enum AutoDdlArg {
     Additive,
 }
 
+/// The values of `--quarantine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum QuarantineArg {
+    /// What comes is parked.
+    Park,
+    /// What is parked is applied first, and what comes is parked.
+    Replay,
+    /// What is parked is given up.
+    Discard,
+}
+
 /// The values of `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum LogFormatArg {
@@ -322,6 +333,10 @@ pub struct MigrateArgs {
         help_heading = "Tables"
     )]
     pub auto_ddl: AutoDdlArg,
+    /// Park a row that the target refuses, with its later changes, in pgstream.quarantine there, and go on with all
+    /// others; replay first applies what is parked, discard gives it up. Nothing is cut over while rows are parked.
+    #[arg(long, value_name = "park|replay|discard", hide_possible_values = true, help_heading = "Tables")]
+    pub quarantine: Option<QuarantineArg>,
     /// How hard to work.
     #[command(flatten)]
     pub pace: Pace,
@@ -365,7 +380,7 @@ pub struct CleanupArgs {
     /// Only list what would be removed.
     #[arg(long)]
     pub dry_run: bool,
-    /// End engines that are still at work on it, too.
+    /// End engines that are still at work on it, too, and give up changes that `--quarantine` has parked.
     #[arg(long)]
     pub force: bool,
     /// What is said.

@@ -4,13 +4,15 @@ use std::str::FromStr;
 
 use super::args::{
     AutoDdlArg, CheckArgs, Checks, Command, EndingArgs, Filters, Identity, LogFormatArg, MethodArg,
-    MigrateArgs, ReplicaIdentity, SpoolArgs, Talk, Until,
+    MigrateArgs, QuarantineArg, ReplicaIdentity, SpoolArgs, Talk, Until,
 };
 use super::misuse::Misuse;
 use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
 use crate::migrate::cluster::{Order, Roles, Wanted};
-use crate::migrate::{AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output, Spooling};
+use crate::migrate::{
+    AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output, Quarantine, Spooling,
+};
 use crate::pg::Conninfo;
 use crate::precheck::{CheckChoice, TrialRestore, VersionRule};
 use crate::telemetry::{LogFormat, Verbosity};
@@ -253,6 +255,12 @@ impl MigrateArgs {
             auto_ddl: match self.auto_ddl {
                 AutoDdlArg::Off => AutoDdl::Off,
                 AutoDdlArg::Additive => AutoDdl::Additive,
+            },
+            quarantine: match self.quarantine {
+                None => Quarantine::Stop,
+                Some(QuarantineArg::Park) => Quarantine::Park,
+                Some(QuarantineArg::Replay) => Quarantine::Replay,
+                Some(QuarantineArg::Discard) => Quarantine::Discard,
             },
             identity: self.identity.choice(),
             filters: self.filters.choice()?,

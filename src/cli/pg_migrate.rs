@@ -170,6 +170,7 @@ impl PgMigrateArgs {
             checks,
             ending,
             auto_ddl: AutoDdlArg::Off,
+            quarantine: None,
             pace: Pace {
                 copy_jobs: None,
                 apply_lanes: None,

@@ -124,6 +124,31 @@ impl Default for Spooling {
     }
 }
 
+/// What becomes of rows that the target refuses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quarantine {
+    /// They end the run.
+    #[default]
+    Stop,
+    /// Each is parked on the target, with its later changes.
+    Park,
+    /// What is parked is applied first; what is refused still stays parked, and what comes is parked, too.
+    Replay,
+    /// What is parked is given up; what comes ends the run.
+    Discard,
+}
+
+impl Quarantine {
+    /// Whether what comes may be parked.
+    #[must_use]
+    pub fn parks(self) -> bool {
+        match self {
+            Quarantine::Park | Quarantine::Replay => true,
+            Quarantine::Stop | Quarantine::Discard => false,
+        }
+    }
+}
+
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
@@ -157,6 +182,8 @@ pub struct Options {
     pub ending: Ending,
     /// What is done about DDL on the source.
     pub auto_ddl: AutoDdl,
+    /// What becomes of rows that the target refuses.
+    pub quarantine: Quarantine,
     /// What to do with tables without a key.
     pub identity: IdentityChoice,
     /// What is moved at all; a migration goes on with the choice that it began with.
@@ -214,6 +241,7 @@ impl Options {
             split_bytes: Options::SPLIT_BYTES_DEFAULT,
             ending: Ending::default(),
             auto_ddl: AutoDdl::default(),
+            quarantine: Quarantine::default(),
             identity: IdentityChoice::default(),
             filters: Filters::default(),
             checks: CheckChoice::default(),

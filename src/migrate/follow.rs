@@ -22,12 +22,13 @@ use super::format::{self, Allowed};
 use super::gauge::{Gauge, Horizon};
 use super::locks;
 use super::monitor::{self, Monitor};
+use super::quarantine;
 use super::run::Run;
 use super::shutdown::Shutdown;
 use super::spooling;
 use super::supply::{Supply, Turn};
 use super::unseen::{self, Found};
-use crate::apply::{self, Applier, ApplyInput, ApplyOptions, SourceNow};
+use crate::apply::{self, Applier, ApplyInput, ApplyOptions, Refusals, SourceNow};
 use crate::bulk::ledger::{self, TableState};
 use crate::catalog;
 use crate::error::{Error, ErrorKind, Result, Side};
@@ -121,13 +122,14 @@ pub(super) async fn position(run: &Run) -> Result<Lsn> {
 }
 
 /// Follows, by way of the spool first if there is one. What the target refuses only because of a TRUNCATE that was not streamed is
-/// passed over; values that cannot be read in the format they came in are asked for in another; and where the
-/// source's definitions have changed, the stream begins again when the target's have, too.
+/// passed over; values that cannot be read in the format they came in are asked for in another; rows that the target
+/// refuses are parked, if the operator wants that; and where the source's definitions have changed, the stream begins
+/// again when the target's have, too.
 async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
-    let (mut allowed, mut tried) = (Allowed::Binary, drift::Tried::default());
+    let (mut allowed, mut refusals, mut tried) = (Allowed::Binary, Refusals::Stop, drift::Tried::default());
     loop {
         // In a box: it is large, and every future around it would hold it again.
-        let error = match Box::pin(stream_once(run, stop, goal, allowed)).await {
+        let error = match Box::pin(stream_once(run, stop, goal, allowed, refusals)).await {
             Ok(Course::Ended(followed)) => return Ok(followed),
             Ok(Course::Turned) => continue,
             Err(error) => error,
@@ -144,6 +146,11 @@ async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> 
             }
         }
         if error.kind() == ErrorKind::Apply && unseen::set_aside(run).await? == Found::More {
+            continue;
+        }
+        if error.kind() == ErrorKind::Apply && run.options.quarantine.parks() && refusals == Refusals::Stop {
+            tracing::info!("the stream begins again, to part what is refused from the rest");
+            refusals = Refusals::Park;
             continue;
         }
         match drift::settle(run, stop, &mut tried, error).await? {
@@ -184,8 +191,14 @@ enum Course {
 }
 
 /// One stretch of following. An error leaves the durable state as it is, for the next attempt.
-async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowed) -> Result<Course> {
-    let (applier, mut supply, horizon) = stop.or_stop(connect(run, allowed)).await?;
+async fn stream_once(
+    run: &Run,
+    stop: &mut Shutdown,
+    goal: Goal,
+    allowed: Allowed,
+    refusals: Refusals,
+) -> Result<Course> {
+    let (applier, mut supply, horizon) = stop.or_stop(connect(run, allowed, refusals)).await?;
     run.held_up.over(Obstacle::Connections);
     applier.stats().observe_groups(run.metrics.clone());
     run.metrics.waiting_for_operator(false);
@@ -233,12 +246,16 @@ async fn stream_once(run: &Run, stop: &mut Shutdown, goal: Goal, allowed: Allowe
 }
 
 /// Takes up the stream where the target stands.
-async fn connect(run: &Run, allowed: Allowed) -> Result<(Applier, Supply, Arc<Horizon>)> {
+async fn connect(run: &Run, allowed: Allowed, refusals: Refusals) -> Result<(Applier, Supply, Arc<Horizon>)> {
     unseen::set_aside(run).await?;
     let spool = spooling::resume(run).await?;
     let start = position(run).await?;
     let horizon = Arc::new(Horizon::starting_at(start));
     let mut apply = apply_options(run, start, run.source_version.pgoutput_version()).await?;
+    let is_parked = !quarantine::parked(run).await?.is_empty();
+    apply.refusals = if is_parked && run.options.quarantine.parks() { Refusals::Park } else { refusals };
+    // Parked rows are told from others by the text of their keys.
+    let allowed = if is_parked || apply.refusals == Refusals::Park { Allowed::TextOnly } else { allowed };
     let spool = match spool {
         Some(spool) => spool,
         None => {
@@ -279,7 +296,7 @@ async fn direct(
     Ok((reader, Reports::new(feedback, run.options.status_interval, positions)))
 }
 
-async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<ApplyOptions> {
+pub(super) async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<ApplyOptions> {
     let mut options = ApplyOptions::new(run.options.target.clone(), run.id.slot(), protocol_version, start);
     options.tables = catalog::load(&run.target).await?.tables;
     drift::adopt_new(run, &options.tables).await?;

@@ -122,6 +122,7 @@ struct Counts {
     updates: u64,
     deletes: u64,
     truncates: u64,
+    parked: u64,
     fallbacks: [u64; FallbackReason::ALL.len()],
 }
 
@@ -134,6 +135,7 @@ impl Counts {
             updates: read(&stats.updates),
             deletes: read(&stats.deletes),
             truncates: read(&stats.truncates),
+            parked: read(&stats.parked_changes),
             fallbacks: FallbackReason::ALL.map(|reason| stats.fallbacks(reason)),
         }
     }
@@ -190,6 +192,8 @@ impl Gauge<'_> {
         metrics.applied_changes(ChangeKind::Update, now.updates - before.updates);
         metrics.applied_changes(ChangeKind::Delete, now.deletes - before.deletes);
         metrics.applied_changes(ChangeKind::Truncate, now.truncates - before.truncates);
+        metrics.parked_changes(now.parked - before.parked);
+        metrics.parked_rows(self.stats.parked_rows.load(Ordering::Relaxed));
         for (index, reason) in FallbackReason::ALL.into_iter().enumerate() {
             for _ in before.fallbacks[index]..now.fallbacks[index] {
                 metrics.apply_fallback(label(reason));

@@ -44,6 +44,7 @@ mod membership;
 mod monitor;
 mod open;
 mod outcome;
+mod quarantine;
 mod release;
 mod retry;
 mod run;
@@ -64,7 +65,7 @@ pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
-pub use config::{AutoDdl, Ending, Full, IdentityChoice, Options, Output, Records, Spooling};
+pub use config::{AutoDdl, Ending, Full, IdentityChoice, Options, Output, Quarantine, Records, Spooling};
 pub use lock::Holder;
 pub use outcome::{Decisive, Ended, Figures, Outcome};
 pub use release::release_source;

@@ -11,7 +11,9 @@ use super::selection::Wishes;
 use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
-use super::{abandon, cutover, define, dump, follow, load, membership, monitor, open, spooling, unseen};
+use super::{
+    abandon, cutover, define, dump, follow, load, membership, monitor, open, quarantine, spooling, unseen,
+};
 use crate::apply;
 use crate::bulk::ledger::{self, TableState as TableCopyState};
 use crate::catalog::{self, Catalog};
@@ -121,6 +123,9 @@ impl Run {
         }
         self.budgets.leave_stage();
         self.tables.set(ledger::read(&self.target).await?.keys(), TableState::Ready);
+        if phase <= Phase::Following {
+            stop.or_stop(self.alive(quarantine::settle(self))).await?;
+        }
         if phase == Phase::CatchingUp {
             let followed = follow::catch_up(self, stop).await?;
             if followed.ended == follow::Ended::Interrupted {
@@ -175,6 +180,7 @@ impl Run {
         let streamed = |state: &TableCopyState| matches!(state, TableCopyState::Copied { watermark, .. } if *watermark > Lsn::ZERO);
         let moved: Vec<QualifiedName> =
             tables.into_iter().filter(|(_, state)| streamed(state)).map(|(name, _)| name).collect();
+        quarantine::none_left(self).await?;
         open::still_published(self, &moved).await?;
         unseen::set_aside(self).await?;
         // While this fails, following can go on.
@@ -290,6 +296,8 @@ impl Run {
             figures.transactions_applied = progress.transactions.unsigned_abs();
             figures.changes_applied = progress.changes.unsigned_abs();
         }
+        let mut warnings = state::warnings(&self.target).await?;
+        warnings.extend(quarantine::warnings(self).await?);
         Ok(Outcome {
             database: self.options.source.database().to_owned(),
             method: self.method,
@@ -299,7 +307,7 @@ impl Run {
             consistent_point: state::find(&self.target).await?.and_then(|state| state.consistent_point),
             objects: catalog::count_objects(&self.target).await?,
             figures,
-            warnings: state::warnings(&self.target).await?,
+            warnings,
         })
     }
 }

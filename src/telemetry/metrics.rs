@@ -140,6 +140,7 @@ impl DatabaseMetrics {
             database: label.clone(),
             metrics,
         };
+        handles.parked_changes(0);
         for kind in ChangeKind::ALL {
             handles.applied_changes(*kind, 0);
         }
@@ -232,6 +233,16 @@ impl DatabaseMetrics {
     /// Counts a batch that was replayed row by row.
     pub fn apply_fallback(&self, reason: FallbackReason) {
         self.counter(&name::APPLY_FALLBACKS, "reason", reason.label()).increment(1);
+    }
+
+    /// Adds changes that were parked.
+    pub fn parked_changes(&self, changes: u64) {
+        self.metrics.counter(&name::PARKED_CHANGES, vec![self.database.clone()]).increment(changes);
+    }
+
+    /// Sets how many rows are parked.
+    pub fn parked_rows(&self, rows: u64) {
+        self.gauge(&name::PARKED_ROWS, &[]).set(approximate(rows));
     }
 
     /// Sets whether changes wait for the operator.

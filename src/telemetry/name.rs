@@ -78,6 +78,10 @@ metrics! {
         "Source changes in one target transaction.";
     APPLY_FALLBACKS = "pgstream_apply_fallbacks_total", Kind::Counter, Some(Unit::Count),
         "Batches rolled back and replayed row by row.";
+    PARKED_CHANGES = "pgstream_parked_changes_total", Kind::Counter, Some(Unit::Count),
+        "Changes parked on the target (--quarantine), because it refuses their row.";
+    PARKED_ROWS = "pgstream_parked_rows", Kind::Gauge, Some(Unit::Count),
+        "Rows whose changes are parked on the target: it refuses them.";
     WAITING = "pgstream_waiting_for_operator", Kind::Gauge, None,
         "1 while changes wait until the target's definitions are what the source's have become, else 0.";
     HELD_UP = "pgstream_held_up", Kind::Gauge, None,

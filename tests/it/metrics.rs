@@ -60,6 +60,8 @@ fn record_everything(exporter: &Exporter) {
         database.lag_seconds(Duration::from_millis(1_500));
         database.waiting_for_operator(true);
         database.held_up(Obstacle::Lock, true);
+        database.parked_changes(3);
+        database.parked_rows(1);
         database.slot_retained_bytes(1 << 24);
         database.slot_safe_wal_bytes(-1);
         database.snapshot_age(Duration::ZERO);

@@ -46,6 +46,8 @@ pub(super) struct OnTarget {
     pub(super) journal: Vec<Made>,
     /// The engine at work.
     pub(super) live: Option<Holder>,
+    /// Changes that the target refuses and that are nowhere else.
+    pub(super) parked: u64,
 }
 
 /// A source database.
@@ -96,7 +98,7 @@ pub(super) struct Plan {
 pub enum Engines {
     /// What is in use stays.
     Respect,
-    /// They are ended first.
+    /// They are ended first, and what an engine has parked is given up.
     End,
 }
 
@@ -280,6 +282,13 @@ fn plan_target(plan: &mut Plan, target: &OnTarget, source: &Seen<OnSource>, engi
     };
     if let Some(live) = target.live.as_ref().filter(|_| engines == Engines::Respect) {
         plan.stays.push(stays(format!("an engine is at work: {live}; end it first")));
+        return;
+    }
+    if target.parked > 0 && engines == Engines::Respect {
+        plan.stays.push(stays(format!(
+            "{} changes that the target refuses are parked there, in pgstream.quarantine; `--force` gives them up",
+            target.parked
+        )));
         return;
     }
     let mut drop = DropSchema { database: target.database.clone(), id: id.cloned(), after: None };

@@ -60,6 +60,7 @@ fn target() -> OnTarget {
         }),
         journal: everything(),
         live: None,
+        parked: 0,
     }
 }
 
@@ -140,6 +141,16 @@ fn a_live_engine_keeps_everything() {
     let mut streaming = source();
     streaming.slots[0].active_pid = Some(7);
     assert_eq!(decide(Seen::Here(vec![streaming]), Seen::NotNamed).undo, []);
+}
+
+#[test]
+fn parked_changes_stay_until_they_are_given_up() {
+    let parked = || Seen::Here(vec![OnTarget { parked: 3, ..target() }]);
+    let kept = decide(Seen::Here(vec![source()]), parked());
+    assert_eq!(kept.schemas, []);
+    assert!(kept.stays.iter().any(|item| item.message.as_ref().unwrap().contains("3 changes")), "{kept:?}");
+    let forced = plan(&Seen::Here(vec![source()]), &parked(), Engines::End);
+    assert_eq!(forced.schemas.len(), 1);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::plan::{DropSchema, Engines, OnSource, OnTarget, Seen};
 use super::report::Trouble;
 use super::{CleanupOptions, END_GRACE, GRACE, Wanted, settings};
+use crate::apply;
 use crate::error::{Error, Result, Side};
 use crate::migrate::databases;
 use crate::migrate::lock::{self, Holder, Taken};
@@ -142,13 +143,19 @@ async fn on_target(options: &CleanupOptions, session: &Session, database: &str) 
         (true, Wanted::List) => lock::holder(session).await?,
         (true, Wanted::Removal) => take_over(session, options.engines).await?,
     };
+    let state = state::find(session).await?;
+    let parked = match &state {
+        Some(state) => apply::parked(session, &state.id.slot()).await?,
+        None => Vec::new(),
+    };
     Ok(OnTarget {
         database: database.to_owned(),
         system: databases::system(session).await?,
         schema,
-        state: state::find(session).await?,
+        state,
         journal: if journal { state::journalled(session).await? } else { Vec::new() },
         live,
+        parked: parked.iter().map(|table| table.changes).sum(),
     })
 }
 

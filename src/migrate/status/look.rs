@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::apply::{self, ParkedTable};
 use crate::error::{Error, ErrorKind, Result};
 use crate::migrate::lock::{self, Holder};
 use crate::migrate::spooling;
@@ -44,6 +45,7 @@ pub(super) struct TargetLook {
     pub(super) copy: CopyLook,
     pub(super) progress: Option<ProgressLook>,
     pub(super) spool: Option<SpoolLook>,
+    pub(super) parked: Vec<ParkedTable>,
 }
 
 /// Changes that the source was told are safe, and the target does not have.
@@ -164,10 +166,12 @@ pub(super) async fn look_at_target(session: &Session, database: &str) -> Result<
         host: found.host,
         directory: found.directory,
     });
+    let id = MigrationId::read(row.get("id")).ok_or_else(unreadable)?;
     Ok(Some(TargetLook {
         database: database.to_owned(),
         source_database: row.get("source_database"),
-        id: MigrationId::read(row.get("id")).ok_or_else(unreadable)?,
+        parked: apply::parked(session, &id.slot()).await?,
+        id,
         has_stream: row.get("has_stream"),
         phase: row.get("phase"),
         started: row.get("started"),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::look::{Look, SourceLook, TargetLook, WINDOW_SECONDS};
+use crate::apply::ParkedTable;
 use crate::migrate::lock::Holder;
 use crate::pg::Lsn;
 use crate::replication::SlotState;
@@ -52,6 +53,17 @@ pub struct SpoolStatus {
     pub directory: String,
     /// How much they take; absent on another machine.
     pub bytes: Option<u64>,
+}
+
+/// Rows of a table that the target refuses, and what has changed them since.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ParkedStatus {
+    /// Its schema and name.
+    pub table: String,
+    /// How many rows.
+    pub rows: u64,
+    /// How many changes wait.
+    pub changes: u64,
 }
 
 /// What ended an attempt last.
@@ -110,6 +122,8 @@ pub struct DatabaseStatus {
     pub slot: Option<SlotStatus>,
     /// Changes that the source was told are safe and the target does not have yet, if there are such.
     pub spool: Option<SpoolStatus>,
+    /// What the target refuses and was parked there.
+    pub parked: Vec<ParkedStatus>,
     /// What ended an attempt last.
     pub last_error: Option<LastError>,
     /// Why the source could not be asked.
@@ -152,6 +166,7 @@ pub fn report(before: Option<&Look>, now: &Look) -> DatabaseStatus {
             directory: spool.directory.display().to_string(),
             bytes: spool.bytes,
         }),
+        parked: target.parked.iter().map(ParkedStatus::of).collect(),
         last_error: target.error.as_ref().map(|error| LastError {
             message: error.message.clone(),
             at: error.at.clone(),
@@ -320,12 +335,24 @@ impl DatabaseStatus {
                 bytes.map_or("changes".to_owned(), |bytes| format!("{} of changes", text::bytes(bytes)));
             lines.push(format!("  spool    {amount} in {directory} on {host}"));
         }
+        for ParkedStatus { table, rows, changes } in &self.parked {
+            let (rows, changes) = (text::counted(*rows, "row"), text::counted(*changes, "change"));
+            lines.push(format!(
+                "  parked   {rows} of {table}, {changes}: see pgstream.quarantine on the target"
+            ));
+        }
         if let Some(error) = &self.last_error {
             let since = if error.past { ", gone on since" } else { "" };
             lines.push(format!("  error    {} ago{since}: {}", time(error.seconds_ago), error.message));
         }
         lines.extend(self.source_error.as_ref().map(|error| format!("  source   {error}")));
         lines.iter().map(|line| text::printable(line).into_owned() + "\n").collect()
+    }
+}
+
+impl ParkedStatus {
+    fn of(ParkedTable { table, rows, changes }: &ParkedTable) -> ParkedStatus {
+        ParkedStatus { table: table.plain(), rows: *rows, changes: *changes }
     }
 }
 

@@ -35,6 +35,7 @@ fn target(phase: &str) -> TargetLook {
         },
         progress: None,
         spool: None,
+        parked: vec![],
     }
 }
 
