@@ -1,14 +1,11 @@
 //! The source's definitions change while it is followed: the stream waits, nothing is lost, and it goes on by itself.
 
-use std::time::Duration;
-
 use pgstream::demo::ClusterOptions;
 
-use crate::support::PATIENCE;
 use crate::support::engine::Engine;
-use crate::support::eventually;
 use crate::support::migration::{CAUGHT_UP, FULL, RUN, in_step, words};
 use crate::support::scenario::{Scenario, source_options, target_options};
+use crate::support::{PATIENCE, eventually, http};
 
 /// What is done without the operator.
 const ADDITIVE: [&str; 2] = ["--auto-ddl", "additive"];
@@ -321,15 +318,4 @@ async fn a_refused_row_ends_the_run_with_all_that_is_known_of_it() {
     scenario.target.execute("ALTER TABLE t DROP CONSTRAINT short").await;
     scenario.stop_replication(&[]).await;
     scenario.assert_moved().await;
-}
-
-fn http(address: &str, path: &str) -> String {
-    use std::io::{Read as _, Write as _};
-
-    let mut stream = std::net::TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
-    write!(stream, "GET {path} HTTP/1.0\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }

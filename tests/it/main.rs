@@ -30,6 +30,7 @@ mod precheck;
 mod precheck_objects;
 mod precheck_server;
 mod precheck_trial;
+mod quarantine;
 mod rights;
 mod roles;
 mod scenery;
