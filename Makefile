@@ -32,7 +32,7 @@ lint:
 	$(CARGO) clippy --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --no-deps
 
-# In this order: the first takes half a minute. `cargo bench --bench macro -- --quick` for a first look.
+# In this order: the first takes a minute. `cargo bench --bench macro -- --quick` for a first look.
 bench: prerequisites
 	$(CARGO) bench --bench micro
 	$(CARGO) bench --bench macro

@@ -1,9 +1,10 @@
-//! What the engine's own work costs, without a server: cutting frames, decoding, planning.
+//! What the engine's own work costs, without a server: cutting frames, decoding, planning. Beside the first two
+//! stand the crates that do the same: `pgwire-replication` cuts frames, `pg_walstream` decodes.
 //!
 //! Hazard: a stream of one shape flatters. So recorded streams of real servers stand beside generated ones,
 //! narrow rows beside wide ones, updates beside inserts. All figures are of one core.
 //!
-//!     cargo bench --bench micro                    # all; about half a minute
+//!     cargo bench --bench micro                    # all; about a minute
 //!     cargo bench --bench micro -- apply           # those whose name holds "apply"
 
 mod sample;
@@ -13,9 +14,12 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use pg_walstream::LogicalReplicationParser;
 use pgstream::apply::{GroupBounds, Rehearsal};
 use pgstream::pgoutput::Decoder;
 use pgstream::wire::{FRAME_BYTES_MAX, FrameBuffer};
+use pgwire_replication::protocol::framing::MessageReader;
+use tokio::runtime::Builder;
 
 use sample::{Shape, Stream, recorded};
 
@@ -42,6 +46,17 @@ fn frames(criterion: &mut Criterion) {
                     }
                 }
                 assert_eq!(frames as usize, stream.messages.len());
+            });
+        });
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        group.bench_function(format!("{}/pgwire-replication", shape.name), |bencher| {
+            bencher.iter(|| {
+                runtime.block_on(async {
+                    let (mut reader, mut rest) = (MessageReader::new(), wire.as_slice());
+                    for _ in 0..stream.messages.len() {
+                        black_box(reader.read(&mut rest).await).expect("the stream is whole");
+                    }
+                });
             });
         });
     }
@@ -79,6 +94,16 @@ fn decode(criterion: &mut Criterion) {
                     let mut decoder = Decoder::new(stream.version);
                     for message in &stream.messages {
                         black_box(decoder.decode(message.clone())).expect("the stream is whole");
+                    }
+                });
+            });
+            group.bench_function(format!("{name}/{unit}/pg_walstream"), |bencher| {
+                bencher.iter(|| {
+                    let version = u32::from(stream.version);
+                    let mut parser = LogicalReplicationParser::with_protocol_version(version);
+                    for message in &stream.messages {
+                        black_box(parser.parse_wal_message_bytes(message.clone()))
+                            .expect("the stream is whole");
                     }
                 });
             });
@@ -121,7 +146,7 @@ fn apply(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Shorter than criterion's defaults: sixteen benches in about half a minute.
+/// Shorter than criterion's defaults: some thirty benches in about a minute.
 fn settings() -> Criterion {
     Criterion::default()
         .sample_size(20)
