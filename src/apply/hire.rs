@@ -66,8 +66,33 @@ impl Hands {
     }
 
     /// Those that are there now.
-    pub(super) fn take(&self) -> Vec<JoinHandle<()>> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn take(&self) -> Taken {
+        Taken(std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// Tasks that end with whoever took them: one that was merely let go would commit what nobody expects any more.
+pub(super) struct Taken(Vec<JoinHandle<()>>);
+
+impl Taken {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Waits until all have come to their end.
+    pub(super) async fn rest(&mut self) {
+        for hand in &mut self.0 {
+            // Its panics are caught where it runs.
+            let _ = hand.await;
+        }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        for hand in &self.0 {
+            hand.abort();
+        }
     }
 }
 

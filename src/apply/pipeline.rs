@@ -36,6 +36,7 @@ use super::quarantine::Quarantine;
 use super::relations::Relations;
 use super::route::keyed_tables;
 use super::stats::ApplyStats;
+use super::writer::Done;
 use crate::catalog::ReplicaRole;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -44,6 +45,7 @@ pub struct Applier {
     input: ApplyInput,
     reporter: Arc<Reporter>,
     stats: Arc<ApplyStats>,
+    done: watch::Receiver<Vec<Done>>,
     outcome: Arc<Outcome>,
     planner: Option<thread::JoinHandle<()>>,
     hands: Arc<Hands>,
@@ -91,7 +93,7 @@ impl Applier {
             lanes: options.lanes,
             hiring: may_spread.then_some(hiring),
         };
-        let crew = Crew::new(first, done, outcome.until_stopped(), Handle::current(), start);
+        let crew = Crew::new(first, done.clone(), outcome.until_stopped(), Handle::current(), start);
 
         let values = options.values;
         let relations =
@@ -124,7 +126,7 @@ impl Applier {
             Ok(planner) => (Some(planner), None),
             Err(error) => (None, Some(error)),
         };
-        let applier = Applier { input, reporter, stats, outcome, planner, hands, flusher, flush };
+        let applier = Applier { input, reporter, stats, done, outcome, planner, hands, flusher, flush };
         failed.map_or(Ok(applier), Err)
     }
 
@@ -146,6 +148,12 @@ impl Applier {
         Arc::clone(&self.stats)
     }
 
+    /// Grows with whatever the target has carried out, within a large transaction, too.
+    #[must_use]
+    pub fn work_done(&self) -> u64 {
+        self.done.borrow().iter().map(|done| done.orders).sum()
+    }
+
     /// Waits until the applier has failed, and gives the first error; never ends while it works.
     ///
     /// # Cancel safety
@@ -160,6 +168,8 @@ impl Applier {
     ///
     /// # Errors
     /// The first error, now or before.
+    /// # Cancel safety
+    /// Dropped before it is done, everything stops at once, as by [`Applier::abort`].
     pub async fn finish(mut self) -> Result<Positions> {
         tokio::select! {
             () = self.input.drain() => {}
@@ -168,14 +178,11 @@ impl Applier {
         // Writers end when the planner has let go of their channels, or before that by an error. One that was
         // hired in the last moment is there when the first has ended.
         loop {
-            let hands = self.hands.take();
+            let mut hands = self.hands.take();
             if hands.is_empty() {
                 break;
             }
-            for hand in hands {
-                // Its panics are caught where it runs.
-                let _ = hand.await;
-            }
+            hands.rest().await;
         }
         // So the planner is at its end, too; it must not be stopped before it has told of an error.
         self.join_planner();
@@ -198,15 +205,11 @@ impl Applier {
     fn halt(&mut self) {
         self.outcome.stop();
         self.flush.abort();
-        for hand in self.hands.take() {
-            hand.abort();
-        }
+        drop(self.hands.take());
         // It waits for nothing that does not end with the stop.
         self.join_planner();
         // What it hired in the last moment.
-        for hand in self.hands.take() {
-            hand.abort();
-        }
+        drop(self.hands.take());
     }
 
     fn join_planner(&mut self) {

@@ -400,7 +400,7 @@ pub struct Files {
     pub work_dir: Option<PathBuf>,
 }
 
-/// What happens to changes that the target cannot take yet, while tables are copied and built.
+/// What happens to changes that the target cannot take yet.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
 #[command(next_help_heading = "Files")]
 pub struct SpoolArgs {
@@ -410,7 +410,7 @@ pub struct SpoolArgs {
     /// Spool no more than this on local disk [default: half of what is free]; then the source keeps its WAL.
     #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
     pub spool_max: Option<u64>,
-    /// Spool once the source keeps this much WAL for us [default: 256MB].
+    /// Spool once the source keeps this much WAL for us and the target does not gain [default: 256MB].
     #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
     pub spool_after: Option<u64>,
 }

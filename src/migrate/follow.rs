@@ -5,8 +5,9 @@
 //! between them makes the *source* wait, never the reports. A goal is reached when it is *durable on the
 //! target*, not when lag reads zero.
 //!
-//! The stream comes straight from the source, or by way of the spool when there is one; when that is
-//! as good as read, it is brought to its end first ([`super::spooling`]).
+//! The stream comes straight from the source, or by way of the spool when there is one: left by the copy, or begun
+//! because the target does not gain on the source. When it is as good as read, it is brought to its end first
+//! ([`super::spooling`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,13 +21,14 @@ use super::drift::{self, Settled};
 use super::feedback::Reports;
 use super::format::{self, Allowed};
 use super::gauge::{Gauge, Horizon};
+use super::leftover;
 use super::locks;
-use super::monitor::{self, Monitor};
+use super::monitor::Monitor;
 use super::quarantine;
 use super::run::Run;
 use super::shutdown::Shutdown;
-use super::spooling;
-use super::supply::{Supply, Turn};
+use super::spooling::{self, Standing};
+use super::supply::{Supply, Way};
 use super::unseen::{self, Found};
 use crate::apply::{self, Applier, ApplyInput, ApplyOptions, Refusals, SourceNow};
 use crate::bulk::ledger::{self, TableState};
@@ -127,11 +129,15 @@ pub(super) async fn position(run: &Run) -> Result<Lsn> {
 /// again when the target's have, too.
 async fn stream(run: &Run, stop: &mut Shutdown, goal: Goal) -> Result<Followed> {
     let (mut allowed, mut refusals, mut tried) = (Allowed::Binary, Refusals::Stop, drift::Tried::default());
+    let mut way = Way::Direct;
     loop {
         // In a box: it is large, and every future around it would hold it again.
-        let error = match Box::pin(stream_once(run, stop, goal, allowed, refusals)).await {
+        let error = match Box::pin(stream_once(run, stop, goal, allowed, refusals, way)).await {
             Ok(Course::Ended(followed)) => return Ok(followed),
-            Ok(Course::Turned) => continue,
+            Ok(Course::Turned(other)) => {
+                way = other;
+                continue;
+            }
             Err(error) => error,
         };
         if allowed != Allowed::TextOnly && format::was_at_fault(&error) {
@@ -165,7 +171,7 @@ async fn wait_for(run: &Run, stop: &mut Shutdown, obstacle: Obstacle, error: Err
     let pause = run.held_up.by_error(obstacle, &error);
     run.metrics.survived(error.kind());
     run.health.set_readiness(Readiness::Waiting);
-    let waited = run.alive(monitor::beside(run, async {
+    let waited = run.alive(spooling::meanwhile(run, async {
         tokio::time::sleep(pause).await;
         Ok(Settled::GoOn)
     }));
@@ -186,8 +192,8 @@ async fn interrupted(run: &Run) -> Result<Followed> {
 /// How one stretch of following ended.
 enum Course {
     Ended(Followed),
-    /// It goes on, straight from the source.
-    Turned,
+    /// It goes on this way.
+    Turned(Way),
 }
 
 /// One stretch of following. An error leaves the durable state as it is, for the next attempt.
@@ -197,8 +203,9 @@ async fn stream_once(
     goal: Goal,
     allowed: Allowed,
     refusals: Refusals,
+    way: Way,
 ) -> Result<Course> {
-    let (applier, mut supply, horizon) = stop.or_stop(connect(run, allowed, refusals)).await?;
+    let (applier, mut supply, horizon) = stop.or_stop(connect(run, allowed, refusals, way)).await?;
     run.held_up.over(Obstacle::Connections);
     applier.stats().observe_groups(run.metrics.clone());
     run.metrics.waiting_for_operator(false);
@@ -224,7 +231,7 @@ async fn stream_once(
         Err(error) => Err(error),
     };
     let finished = match ended {
-        Ok(ended @ Watched::Turned) => match tokio::time::timeout(TURN_WAIT, applier.finish()).await {
+        Ok(ended @ Watched::Turned(_)) => match tokio::time::timeout(TURN_WAIT, applier.finish()).await {
             Ok(finished) => finished.map(|positions| (ended, Some(positions.watermark.confirmed()))),
             // The target is held up. What it has not committed comes again, from the spool.
             Err(_) => Ok((ended, None)),
@@ -236,7 +243,7 @@ async fn stream_once(
     supply.close(run, finished.as_ref().ok().and_then(|(_, position)| *position)).await?;
     let (ended, position) = finished?;
     match (ended, position) {
-        (Watched::Turned, _) => Ok(Course::Turned),
+        (Watched::Turned(way), _) => Ok(Course::Turned(way)),
         (Watched::Ended(ended), Some(position)) => {
             let lag_bytes = horizon.lag_bytes(position).unwrap_or(0);
             Ok(Course::Ended(Followed { ended, position, lag_bytes }))
@@ -246,9 +253,18 @@ async fn stream_once(
 }
 
 /// Takes up the stream where the target stands.
-async fn connect(run: &Run, allowed: Allowed, refusals: Refusals) -> Result<(Applier, Supply, Arc<Horizon>)> {
+async fn connect(
+    run: &Run,
+    allowed: Allowed,
+    refusals: Refusals,
+    way: Way,
+) -> Result<(Applier, Supply, Arc<Horizon>)> {
+    leftover::end_apply_sessions(run).await;
     unseen::set_aside(run).await?;
-    let spool = spooling::resume(run).await?;
+    let spool = match (spooling::resume(run).await?, way) {
+        (None, Way::Spool) => spooling::begin(run).await?,
+        (spool, Way::Direct | Way::Spool) => spool,
+    };
     let start = position(run).await?;
     let horizon = Arc::new(Horizon::starting_at(start));
     let mut apply = apply_options(run, start, run.source_version.pgoutput_version()).await?;
@@ -264,7 +280,7 @@ async fn connect(run: &Run, allowed: Allowed, refusals: Refusals) -> Result<(App
             let applier = Applier::start(apply).await.map_err(|error| error.on(Side::Target))?;
             let (reader, reports) = direct(run, start, format, &applier).await?;
             let read = read(reader, applier.input(), Arc::clone(&horizon));
-            return Ok((applier, Supply::direct(read, reports), horizon));
+            return Ok((applier, Supply::direct(run, read, reports), horizon));
         }
     };
     // What is spooled cannot be asked for again in another format, and text is read everywhere.
@@ -331,8 +347,8 @@ async fn read(mut reader: StreamReader, input: ApplyInput, horizon: Arc<Horizon>
 /// Why watching ended.
 enum Watched {
     Ended(Ended),
-    /// The spool is as good as read: it goes on straight from the source.
-    Turned,
+    /// It goes on another way.
+    Turned(Way),
 }
 
 /// Waits for the goal, the operator or an error, and shows how it goes meanwhile.
@@ -397,8 +413,15 @@ async fn watch(
                 let now = *positions.borrow();
                 gauge.show(&now, horizon, supply.spooled_to());
                 run.health.beat(Instant::now());
-                if let Turn::Direct = supply.turn(run, &now.watermark, horizon) {
-                    return Ok(Watched::Turned);
+                let standing = gauge.lag().map(|(bytes, age)| Standing {
+                    bytes,
+                    age,
+                    work_done: applier.work_done(),
+                    durable: now.watermark.durable(),
+                    has_committed: now.last_commit_time.is_some(),
+                });
+                if let Some(way) = supply.turn(run, standing) {
+                    return Ok(Watched::Turned(way));
                 }
             }
         }

@@ -113,6 +113,7 @@ pub(super) struct Gauge<'a> {
     stats: Arc<ApplyStats>,
     shown: Counts,
     age: Age,
+    lag: Option<(u64, Duration)>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -147,7 +148,7 @@ impl Counts {
 
 impl Gauge<'_> {
     pub(super) fn new(run: &Run, stats: Arc<ApplyStats>) -> Gauge<'_> {
-        Gauge { run, stats, shown: Counts::default(), age: Age::default() }
+        Gauge { run, stats, shown: Counts::default(), age: Age::default(), lag: None }
     }
 
     /// `spooled` is what is durable on local disk, where there is a spool.
@@ -167,7 +168,9 @@ impl Gauge<'_> {
                 metrics.lag_bytes(stage, position.distance_to(horizon.position()));
             }
             let source = (horizon.position(), horizon.clock());
-            metrics.lag_seconds(self.age.lag(source, now.confirmed(), positions.last_commit_time));
+            let age = self.age.lag(source, now.confirmed(), positions.last_commit_time);
+            metrics.lag_seconds(age);
+            self.lag = Some((missing, age));
             let complete = self.run.shown_phase() >= Phase::Following;
             self.run.health.set_readiness(match missing {
                 ..=IN_STEP_BYTES_MAX if complete => Readiness::InStep,
@@ -181,6 +184,11 @@ impl Gauge<'_> {
             transactions: self.shown.transactions,
             changes: self.shown.changes(),
         });
+    }
+
+    /// WAL that the target lacked at the last look, and how old that was; none before it is known.
+    pub(super) fn lag(&self) -> Option<(u64, Duration)> {
+        self.lag
     }
 
     /// Adds what was applied since the last look.

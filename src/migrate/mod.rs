@@ -36,6 +36,7 @@ mod follow;
 mod format;
 mod gauge;
 mod journal;
+mod leftover;
 mod load;
 mod lock;
 mod locks;

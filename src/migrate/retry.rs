@@ -12,6 +12,7 @@ use super::adopt::{Known, adopt};
 use super::config::Options;
 use super::outcome::Outcome;
 use super::run::Watchers;
+use super::spooling;
 use super::state;
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
 use crate::pg::SqlState;
@@ -165,7 +166,10 @@ async fn attempt_once(
     match (error.kind(), error.recovery()) {
         // A dump has no walsender, and makes nothing on the source.
         _ if run.method == Method::Dump => {}
-        (ErrorKind::Cancelled, _) => abandon::hang_up(&run).await,
+        (ErrorKind::Cancelled, _) => {
+            abandon::hang_up(&run).await;
+            spooling::tell_what_stays(&run).await;
+        }
         (_, Recovery::Operator) => abandon::abandon(&run).await,
         (_, Recovery::Retry | Recovery::Bug) => {}
     }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
@@ -14,8 +15,8 @@ use super::config::Spooling;
 use super::feedback::Reports;
 use super::gauge::Horizon;
 use super::run::Run;
-use super::spooling::{self, Feeding, Receiver, Spool, feed};
-use crate::apply::{Applier, Watermark};
+use super::spooling::{self, Behind, Feeding, Receiver, Spool, Standing, feed};
+use crate::apply::Applier;
 use crate::error::{Error, ErrorKind, Result, Side, describe};
 use crate::pg::Lsn;
 use crate::replication::FeedbackPositions;
@@ -31,6 +32,8 @@ pub(super) struct Supply {
 
 enum From {
     Source {
+        /// None: there is to be no spool.
+        behind: Option<Behind>,
         stop_reports: oneshot::Sender<()>,
         reports: JoinHandle<Result<()>>,
     },
@@ -42,15 +45,19 @@ enum From {
     },
 }
 
-/// Whether it is time to leave the spool.
-pub(super) enum Turn {
-    No,
+/// How changes come to the applier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Straight from the source, unless something is spooled.
     Direct,
+    /// By way of the spool.
+    Spool,
 }
 
 impl Supply {
     /// Straight from the source.
     pub(super) fn direct<P: Fn() -> FeedbackPositions + Send + 'static>(
+        run: &Run,
         read: impl Future<Output = Result<()>> + Send + 'static,
         reports: Reports<P>,
     ) -> Supply {
@@ -58,7 +65,8 @@ impl Supply {
         tasks.spawn(read.in_current_span());
         let (stop_reports, stopped) = oneshot::channel();
         let reports = tokio::spawn(reports.run(stopped).in_current_span());
-        Supply { tasks, from: From::Source { stop_reports, reports } }
+        let behind = run.may_spool().then(|| Behind::new(run.options.spool_after_bytes));
+        Supply { tasks, from: From::Source { behind, stop_reports, reports } }
     }
 
     /// By way of the spool, which is filled meanwhile unless it is not wanted any more.
@@ -97,25 +105,30 @@ impl Supply {
         }
     }
 
-    /// Whether the other way is the better one from now on.
-    pub(super) fn turn(&mut self, run: &Run, now: &Watermark, horizon: &Horizon) -> Turn {
+    /// The other way, if that is the better one from now on.
+    pub(super) fn turn(&mut self, run: &Run, standing: Option<Standing>) -> Option<Way> {
+        let standing = standing?;
         match &mut self.from {
-            From::Source { .. } => Turn::No,
+            From::Source { behind, .. } => {
+                let is_time = behind.as_mut()?.gains_nothing(Instant::now(), standing);
+                is_time.then_some(Way::Spool)
+            }
             From::Spool { spool, receiving, unread, .. } => {
                 run.metrics.spool_bytes(spool.bytes());
                 let unread = unread.load(Ordering::Acquire);
-                let is_read = unread == 0 && now.durable() >= spool.end();
-                let near = unread <= NEAR_BYTES
-                    && horizon.lag_bytes(now.confirmed()).is_some_and(|lag| lag <= NEAR_BYTES);
+                let is_read = unread == 0 && standing.durable >= spool.end();
+                let near_bytes = NEAR_BYTES.min(run.options.spool_after_bytes / 2);
+                let is_near = unread <= near_bytes && standing.bytes <= near_bytes;
                 match (receiving, is_read) {
                     // What is larger than the spool may be has to go past it.
                     (Some(_), true) if spool.is_full() => {
                         run.stop_spooling();
-                        Turn::Direct
+                        Some(Way::Direct)
                     }
-                    (None, true) => Turn::Direct,
-                    (Some(_), _) if near => Turn::Direct,
-                    (Some(_) | None, _) => Turn::No,
+                    (None, true) => Some(Way::Direct),
+                    // One that stands still since it was begun with will need it again.
+                    (Some(_), _) if is_near && (standing.has_committed || is_read) => Some(Way::Direct),
+                    (Some(_) | None, _) => None,
                 }
             }
         }
@@ -126,7 +139,7 @@ impl Supply {
     /// # Errors
     /// What keeps that from being done.
     pub(super) async fn end_reading(&mut self, applier: &Applier) -> Result<()> {
-        let From::Spool { spool, receiving, feeding, unread } = &mut self.from else {
+        let From::Spool { spool, receiving, feeding, unread, .. } = &mut self.from else {
             self.tasks.shutdown().await;
             return Ok(());
         };
@@ -186,8 +199,7 @@ impl Supply {
             From::Spool { spool, .. } => match durable {
                 Some(durable) if durable >= spool.end() => spooling::release(run, spool).await,
                 Some(_) => {
-                    run.progress
-                        .note(&format!("{} bytes of changes stay spooled on this machine", spool.bytes()));
+                    spooling::tell_what_stays(run).await;
                     Ok(())
                 }
                 None => Ok(()),

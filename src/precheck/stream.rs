@@ -94,14 +94,14 @@ pub(super) fn senders(facts: &Facts) -> Vec<Finding> {
         ],
         (Some(1), 1) => vec![
             Finding::warn(format!(
-                "One walsender of {} is free: none is left to copy a table again after an interruption.",
+                "One walsender of {} is free: none is left to copy a table again while changes are spooled, or after an interruption.",
                 slots.senders_max
             ))
             .fix(fix),
         ],
         (Some(1), _) => vec![
             Finding::warn(format!(
-                "Of {} walsenders none is left to copy a table again after an interruption.",
+                "Of {} walsenders none is left to copy a table again while changes are spooled, or after an interruption.",
                 slots.senders_max
             ))
             .fix(fix),

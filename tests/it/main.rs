@@ -41,6 +41,7 @@ mod signals;
 mod soak;
 mod splice;
 mod spool;
+mod spool_behind;
 mod status;
 mod strange;
 #[allow(dead_code, reason = "support is written for scenarios to come as well")]

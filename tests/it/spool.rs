@@ -11,7 +11,7 @@ use crate::support::migration::{CAUGHT_UP, Hold, RUN, STOP, words};
 use crate::support::scenario::{Footprint, Scenario, Side};
 use crate::support::{PATIENCE, eventually};
 
-const TABLES: &str = "
+pub(crate) const TABLES: &str = "
     CREATE TABLE held (id int PRIMARY KEY, v text);
     INSERT INTO held SELECT i, i FROM generate_series(1, 1000) AS i;
     CREATE TABLE busy (id int PRIMARY KEY, n int NOT NULL DEFAULT 0, v text);
@@ -64,7 +64,7 @@ impl HeldUp {
     }
 }
 
-fn work_dir(folder: &tempfile::TempDir) -> [&str; 2] {
+pub(crate) fn work_dir(folder: &tempfile::TempDir) -> [&str; 2] {
     ["--work-dir", folder.path().to_str().unwrap()]
 }
 
@@ -72,14 +72,14 @@ const LOADING: &str = "SELECT count(*) > 0 FROM pg_stat_activity
     WHERE application_name = 'pgstream load' AND wait_event_type = 'Lock' AND datname = current_database()";
 
 /// The folder of the spool, once there is one.
-fn spool(folder: &Path) -> Option<PathBuf> {
+pub(crate) fn spool(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let ours = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().ends_with("_spool");
     entries.into_iter().find(ours)
 }
 
 /// Writes about so many megabytes of WAL, in transactions of every sort.
-async fn write(source: &Side, megabytes: u32, round: u32) {
+pub(crate) async fn write(source: &Side, megabytes: u32, round: u32) {
     let session = source.session().await;
     for part in 0..megabytes {
         let base = 1_000_000 * (round + 1) + part * 1_000;
@@ -94,7 +94,7 @@ async fn write(source: &Side, megabytes: u32, round: u32) {
 }
 
 /// Waits until the slot is confirmed up to where the source is now.
-async fn confirmed_to_now(source: &Side, what: &str) {
+pub(crate) async fn confirmed_to_now(source: &Side, what: &str) {
     let now: String = source.value("SELECT pg_current_wal_insert_lsn()::text").await;
     let sql = format!(
         "SELECT bool_and(confirmed_flush_lsn >= '{now}') FROM pg_replication_slots WHERE slot_name NOT LIKE '%snapshot'"
@@ -102,7 +102,7 @@ async fn confirmed_to_now(source: &Side, what: &str) {
     eventually(what, async || source.holds(&sql).await).await;
 }
 
-const RETAINED: &str =
+pub(crate) const RETAINED: &str =
     "SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn))::bigint FROM pg_replication_slots";
 
 #[tokio::test]

@@ -25,10 +25,10 @@ use self::amend::{Reach, Step};
 use self::find::{Subject, find};
 pub(super) use self::partition::adopt_new;
 use super::config::AutoDdl;
-use super::monitor::beside;
 use super::run::Run;
 use super::selection::select;
 use super::shutdown::Shutdown;
+use super::spooling::meanwhile;
 use super::{follow, state};
 use crate::bulk::ledger;
 use crate::catalog;
@@ -101,7 +101,7 @@ pub(super) async fn settle(
             waiting.tell(&text).await?;
             told = text;
         }
-        let changed = beside(run, until_changed(run, &subject, &before));
+        let changed = meanwhile(run, until_changed(run, &subject, &before));
         tokio::select! {
             biased;
             () = stop.requested() => return Ok(Settled::Interrupted),
@@ -143,7 +143,7 @@ fn tell(subject: &Subject, steps: &[Step], refused: Option<&str>) -> String {
     let refused = refused.map(|why| format!("\n  tried, and refused: {why}")).unwrap_or_default();
     format!(
         "waiting for the operator: {of} has changed on the source, and the target needs the same before changes can \
-         be applied. Run on the target:\n{}{refused}\n  It goes on by itself once that is done; until then the source keeps its WAL",
+         be applied. Run on the target:\n{}{refused}\n  It goes on by itself once that is done; until then changes wait on the source, as WAL, or spooled here",
         steps.join("\n")
     )
 }

@@ -4,8 +4,10 @@
 //! - What was confirmed on the strength of the spool exists nowhere else. So the target knows of a spool before
 //!   the source is told anything that rests on it, and a run that does not find it whole goes no further
 //!   ([`owner`]).
-//! - A spool nobody needs costs a copy of every byte. It begins only when the source keeps much WAL for us, or
-//!   has kept it for long (P16, P17), and ends when the target is in step ([`follow`](super::follow)).
+//! - A spool nobody needs costs a copy of every byte. While nothing can be applied, in the copy or because something
+//!   is waited for, it begins only when the source keeps much WAL for us, or has kept it for long (P16, P17); while the
+//!   target is followed, only when it is behind and does not gain ([`behind`]). It ends when the target is nearly in
+//!   step ([`follow`](super::follow)).
 //! - A local disk that is full must not end a migration: then the slot holds the WAL, as it would without us.
 //!
 //! ```text
@@ -13,6 +15,7 @@
 //!             ◀─ synced ───╯                          ╰─ durable: files may go
 //! ```
 
+mod behind;
 mod feed;
 mod owner;
 mod receive;
@@ -24,8 +27,11 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+pub(super) use self::behind::{Behind, Standing};
 pub(super) use self::feed::{Feeding, feed};
-pub(super) use self::owner::{Found, begin, discard, found, release, remove_files, resume, whole};
+pub(super) use self::owner::{
+    Found, begin, discard, found, release, remove_files, resume, tell_what_stays, whole,
+};
 pub(super) use self::receive::Receiver;
 use super::gauge::Horizon;
 use super::monitor;

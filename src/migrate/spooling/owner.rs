@@ -135,8 +135,9 @@ pub(in crate::migrate) async fn begin(run: &Run) -> Result<Option<Spool>> {
     };
     // A walsender that is about to hear the last positions of an earlier stream would confirm more than we begin with.
     free_slot(&run.source, &run.id.slot()).await?;
-    // Everything that commits before this is on the target: it was confirmed, and there was no spool.
-    let base = confirmed(run).await?.max(follow::position(run).await?);
+    // Everything that commits before this is durable on the target: it was confirmed, and there was no spool. What the
+    // target has beyond it may not have reached its disk.
+    let base = confirmed(run).await?;
     let (origin, path) = (origin(run), directory.clone());
     let created = tokio::task::spawn_blocking(move || Log::create(&path, origin, base)).await;
     match created.map_err(|cause| Error::new(ErrorKind::Bug, "begin the spool").because(cause))? {
@@ -185,6 +186,16 @@ pub(in crate::migrate) async fn discard(run: &Run) -> Result<()> {
     }
     remove(run, &directory_of(run)).await;
     Ok(())
+}
+
+/// Names the spool that stays behind when a run is interrupted: the next one needs it.
+pub(in crate::migrate) async fn tell_what_stays(run: &Run) {
+    if let Ok(Some(Found { host, directory })) = found(&run.target).await {
+        run.progress.note(&format!(
+            "changes stay spooled on {host} in {}: the next run goes on from them",
+            directory.display()
+        ));
+    }
 }
 
 /// Removes the files of this machine's spool, when the target cannot be asked.
