@@ -203,7 +203,10 @@ impl Worker {
             };
             let error = match tried {
                 Ok(copied) => {
-                    self.wave.plan.held_up.made_headway();
+                    // Others may have had room all the time.
+                    if tries > 1 {
+                        self.wave.plan.held_up.made_headway();
+                    }
                     return Ok(copied);
                 }
                 Err(error) => error,

@@ -18,7 +18,7 @@ use crate::bulk::{Budget, CopyEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, QualifiedName};
 use crate::schema::{Build, BuildSettings, Schedule, build, build_together};
-use crate::telemetry::{self, DatabaseMetrics, HeldUp, Progress, TableState};
+use crate::telemetry::{self, DatabaseMetrics, Progress, TableState};
 use crate::wire::{Session, SessionSettings};
 
 /// Builds on tables up to this size are made several at a time: there, the commit is the work.
@@ -37,7 +37,6 @@ pub(super) struct Builder {
     metrics: DatabaseMetrics,
     tables: TableGauge,
     headway: Arc<AtomicBool>,
-    held_up: HeldUp,
     idle: Vec<Session>,
     running: JoinSet<(Vec<Build>, Result<Session>)>,
 }
@@ -61,7 +60,6 @@ impl Builder {
             metrics: run.metrics.clone(),
             tables: run.tables.clone(),
             headway: Arc::clone(&run.headway),
-            held_up: run.held_up.clone(),
             idle: Vec::new(),
             running: JoinSet::new(),
         })
@@ -108,7 +106,6 @@ impl Builder {
                         self.schedule.finish(build.id);
                     }
                     self.headway.store(true, Ordering::Relaxed);
-                    self.held_up.made_headway();
                     // Without a turn no connection is ours while others wait for one.
                     if !self.budget.is_contended() {
                         self.idle.push(session);

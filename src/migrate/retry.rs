@@ -142,6 +142,7 @@ async fn attempt_once(
     let mut stop = watchers.shutdown.clone();
     let run = stop.or_stop(adopt(options, watchers, known)).await?;
     attempt.adopted = true;
+    run.held_up.over(Obstacle::Connections);
     attempt.method = Some(run.method);
     watchers.method.set(run.method);
     // With this session the lock is lost, and another engine may be at work.
