@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::budget::Budget;
-use super::partition::{Part, TableCopy, partition};
+use super::partition::{Cut, Part, TableCopy, partition};
 use super::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, Lsn, QualifiedName, ServerVersion};
@@ -158,7 +158,8 @@ pub(super) struct Wave {
 /// # Cancel safety
 /// Dropping the future ends the workers; what they had not committed is rolled back by the servers.
 pub async fn copy_tables(plan: CopyPlan, events: mpsc::Sender<CopyEvent>) -> Result<CopyOutcome> {
-    let parts = partition(&plan.tables, plan.split_bytes, plan.source_version);
+    let parts =
+        partition(&plan.tables, Cut { split_bytes: plan.split_bytes, jobs: plan.jobs }, plan.source_version);
     let jobs = plan.jobs.min(parts.len());
     let mut parts_left = vec![0; plan.tables.len()];
     let (sender, queue) = crossbeam_channel::unbounded();

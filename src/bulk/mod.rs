@@ -26,4 +26,4 @@ pub use budget::{Budget, Turn};
 pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, OnRewrite, copy_tables};
 pub use keeper::Keeper;
 pub use large_object::{CarriedObjects, ObjectPlan, carry_large_objects};
-pub use partition::{BlockRange, CopyFormat, Freeze, Part, Rank, TableCopy, partition};
+pub use partition::{BlockRange, CopyFormat, Cut, Freeze, Part, Rank, TableCopy, partition};

@@ -141,14 +141,43 @@ pub enum Freeze {
     No,
 }
 
-/// Cuts every table of more than `split_bytes` into that many bytes each, and orders all parts largest first.
+/// How tables are cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// No part is larger (bytes).
+    pub split_bytes: u64,
+    /// Workers that copy side by side.
+    pub jobs: usize,
+}
+
+impl Cut {
+    /// No table is cut smaller than this for the workers' sake (bytes): a part costs a transaction on either end.
+    const PART_BYTES_MIN: u64 = 16 << 20;
+    /// Parts of a worker's share, so that all workers end at about the same time.
+    const PARTS_OF_SHARE: u64 = 4;
+
+    /// The size of one table's parts, where `total` are the bytes of all.
+    ///
+    /// A table that is more than one worker's share of everything would keep that worker busy when all others are
+    /// done. A smaller one is better copied whole: then its rows are frozen as they come (P86).
+    fn part_bytes(self, table: u64, total: u64) -> u64 {
+        let share = total / u64::try_from(self.jobs.max(1)).unwrap_or(u64::MAX);
+        if table <= share.max(Cut::PART_BYTES_MIN) {
+            return self.split_bytes.max(1);
+        }
+        (share / Cut::PARTS_OF_SHARE).max(Cut::PART_BYTES_MIN).min(self.split_bytes).max(1)
+    }
+}
+
+/// Cuts large tables, and those that one worker alone would be busy with for longest; orders all parts largest first.
 ///
 /// Ranges need TID range scans on the source (14+); an older source gets whole tables.
 #[must_use]
-pub fn partition(tables: &[TableCopy], split_bytes: u64, source: ServerVersion) -> Vec<Part> {
+pub fn partition(tables: &[TableCopy], cut: Cut, source: ServerVersion) -> Vec<Part> {
     let mut parts = Vec::with_capacity(tables.len());
+    let total = tables.iter().fold(0u64, |total, copy| total.saturating_add(copy.bytes));
     for (table, copy) in tables.iter().enumerate() {
-        let wanted = copy.bytes.div_ceil(split_bytes.max(1)).max(1);
+        let wanted = copy.bytes.div_ceil(cut.part_bytes(copy.bytes, total)).max(1);
         let count = if source.major() >= 14 { wanted.min(copy.blocks).max(1) } else { 1 };
         if count == 1 {
             parts.push(Part { table, range: None, bytes: copy.bytes });
@@ -187,23 +216,36 @@ mod tests {
         }
     }
 
+    fn cut(split_bytes: u64) -> Cut {
+        Cut { split_bytes, jobs: 2 }
+    }
+
     const V15: ServerVersion = ServerVersion::new(150_018);
 
     #[test]
     fn a_table_of_little_heap_and_much_toast_is_split_all_the_same() {
-        let parts = partition(&[table(100, 1000)], 100, V15);
+        let parts = partition(&[table(100, 1000)], cut(100), V15);
         assert_eq!(parts.len(), 10);
         assert_eq!(parts.last().unwrap().range.unwrap().end, None);
     }
 
     #[test]
     fn an_old_source_gets_whole_tables() {
-        assert_eq!(partition(&[table(100, 1000)], 100, ServerVersion::new(130_000)).len(), 1);
+        assert_eq!(partition(&[table(100, 1000)], cut(100), ServerVersion::new(130_000)).len(), 1);
+    }
+
+    #[test]
+    fn a_table_that_one_worker_would_be_left_alone_with_is_cut_for_all() {
+        let tables = [table(100_000, 800 << 20), table(100, 1 << 20), table(4000, 30 << 20)];
+        let parts = partition(&tables, Cut { split_bytes: 1 << 30, jobs: 4 }, V15);
+        let of = |at: usize| parts.iter().filter(|part| part.table == at).count();
+        assert_eq!((of(0), of(1), of(2)), (16, 1, 1));
+        assert_eq!(partition(&tables, Cut { split_bytes: 1 << 30, jobs: 1 }, V15).len(), 3);
     }
 
     #[test]
     fn largest_first() {
-        let bytes: Vec<u64> = partition(&[table(1, 5), table(9, 90), table(1, 7)], 1000, V15)
+        let bytes: Vec<u64> = partition(&[table(1, 5), table(9, 90), table(1, 7)], cut(1000), V15)
             .iter()
             .map(|part| part.bytes)
             .collect();
@@ -213,7 +255,7 @@ mod tests {
     #[test]
     fn what_cannot_wait_goes_first() {
         let restless = TableCopy { rank: Rank::First, ..table(1, 5) };
-        let parts = partition(&[table(9, 90), restless], 1000, V15);
+        let parts = partition(&[table(9, 90), restless], cut(1000), V15);
         assert_eq!(parts.iter().map(|part| part.table).collect::<Vec<_>>(), [1, 0]);
     }
 
@@ -234,8 +276,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn ranges_cover_every_block_once(blocks in 1u64..100_000, bytes in 1u64..1_000_000_000, split in 1u64..1_000_000) {
-            let mut ranges: Vec<_> = partition(&[table(blocks, bytes)], split, V15)
+        fn ranges_cover_every_block_once(blocks in 1u64..100_000, bytes in 1u64..1_000_000_000, split in 1u64..1_000_000, jobs in 0usize..9) {
+            let mut ranges: Vec<_> = partition(&[table(blocks, bytes)], Cut { split_bytes: split, jobs }, V15)
                 .into_iter()
                 .map(|part| part.range.unwrap_or(BlockRange { first: 0, end: None }))
                 .collect();
