@@ -56,7 +56,7 @@ pub struct Capabilities {
     pub in_recovery: bool,
     /// Whether `session_replication_role` can be set.
     pub replica_role: ReplicaRole,
-    /// Whether `synchronous_commit` can be switched off for a session.
+    /// Whether `synchronous_commit` can be switched off for a session, and no other server relies on it.
     pub asynchronous_commit: bool,
     /// Connections left.
     pub connections: Connections,
@@ -74,7 +74,9 @@ impl Capabilities {
             Attempt::Denied if field(&row, "aiven_extras")? => ReplicaRole::ThroughAivenExtras,
             Attempt::Denied => ReplicaRole::Denied,
         };
-        let asynchronous_commit = attempt(session, TRY_ASYNCHRONOUS_COMMIT).await? == Attempt::Allowed;
+        // A coordinator that commits on other servers first must not forget that it did.
+        let asynchronous_commit = !field::<bool>(&row, "commits_elsewhere")?
+            && attempt(session, TRY_ASYNCHRONOUS_COMMIT).await? == Attempt::Allowed;
         let is_superuser: bool = field(&row, "rolsuper")?;
         Ok(Capabilities {
             version: ServerVersion::new(field::<i32>(&row, "version")?.unsigned_abs()),
@@ -158,6 +160,7 @@ SELECT settings.version, settings.max_connections, me.rolname, me.rolsuper, me.r
                WHERE n.nspname = 'aiven_extras' AND p.proname = 'pg_create_publication'
                  AND pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                  AND pg_catalog.has_function_privilege(p.oid, 'EXECUTE')) AS aiven_extras_publish,
+       EXISTS (SELECT FROM pg_catalog.pg_extension x WHERE x.extname = 'citus') AS commits_elsewhere,
        CASE WHEN me.rolsuper THEN settings.max_connections - used.overall
             ELSE least(settings.max_connections - settings.reserved - used.overall,
                        CASE WHEN me.rolconnlimit >= 0 THEN me.rolconnlimit - used.by_role END,

@@ -52,6 +52,16 @@ pub async fn count_objects(session: &Session) -> Result<ObjectCounts> {
     })
 }
 
+/// Counts the large objects alone.
+///
+/// # Errors
+/// `Connect` or `Sql`.
+pub async fn count_large_objects(session: &Session) -> Result<u64> {
+    let sql = "SELECT pg_catalog.count(*) AS large_objects FROM pg_catalog.pg_largeobject_metadata";
+    let counted = row(session, "count the large objects", sql).await?;
+    Ok(field::<i64>(&counted, "large_objects")?.unsigned_abs())
+}
+
 /// Everything that belongs to no extension; `plpgsql` comes with every database.
 fn counts_query() -> String {
     let own = |class: &str, oid: &str| {

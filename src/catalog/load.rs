@@ -1,4 +1,4 @@
-//! Loads a [`Catalog`]: eleven queries, whatever the number of tables, and their rows joined here.
+//! Loads a [`Catalog`]: twelve queries and three round trips, whatever the number of tables, and their rows joined here.
 //!
 //! Hazard: outside a transaction each query sees its own moment. Callers who act on what they read run
 //! this inside a REPEATABLE READ transaction, the snapshot's keeper with the exported snapshot imported;
@@ -14,7 +14,7 @@ use crate::catalog::{
     MaterializedView, Persistence, RelReplIdent, Sequence, Table, TableKind, TypeKind,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{Identifier, Oid, QualifiedName, RelationId, ServerVersion};
+use crate::pg::{Identifier, Oid, QualifiedName, RelationId};
 use crate::wire::Session;
 use tokio_postgres::Row;
 
@@ -27,16 +27,24 @@ use tokio_postgres::Row;
 /// # Errors
 /// `Sql` or `Connect` from the server; `Protocol` if a catalog holds what no known version writes.
 pub async fn load(session: &Session) -> Result<Catalog> {
-    let database = query::row(session, "read the database's properties", query::DATABASE).await?;
-    let version = ServerVersion::new(field::<i32>(&database, "version")?.unsigned_abs());
-
-    let schemas = read_schemas(session).await?;
-    let extensions = query::rows(session, "list extensions", query::EXTENSIONS).await?;
-    let doing = "list tables";
-    let mut tables =
-        query::rows(session, doing, &query::tables()).await?.iter().map(table).collect::<Result<Vec<_>>>()?;
-    let doing = "list types";
-    let types = query::rows(session, doing, &query::types(version)).await?;
+    let version = session.version();
+    let (tables, types, views) = (query::tables(), query::types(version), query::materialized_views());
+    let (sequences, foreign_keys, enums) = (query::sequences(), query::foreign_keys(), query::enums());
+    // Sent one behind the other, and answered in this order. Columns and indexes are most of a catalog, and wait until
+    // the one before them is put in its place.
+    let (database, schemas, extensions, tables, types, views, reads, sequences, foreign_keys, enums) = tokio::try_join!(
+        query::row(session, "read the database's properties", query::DATABASE),
+        read_schemas(session),
+        query::rows(session, "list extensions", query::EXTENSIONS),
+        query::rows(session, "list tables", &tables),
+        query::rows(session, "list types", &types),
+        query::rows(session, "list materialized views", &views),
+        query::rows(session, "read how views depend on each other", query::VIEW_READS),
+        query::rows(session, "list sequences", &sequences),
+        query::rows(session, "list foreign keys", &foreign_keys),
+        query::rows(session, "list enum types", &enums),
+    )?;
+    let mut tables = tables.iter().map(table).collect::<Result<Vec<_>>>()?;
     let types = TypeMap::new(types.iter().map(type_row).collect::<Result<Vec<_>>>()?);
     let by_oid: HashMap<RelationId, usize> =
         tables.iter().enumerate().map(|(position, table)| (table.oid, position)).collect();
@@ -53,15 +61,10 @@ pub async fn load(session: &Session) -> Result<Catalog> {
         }
     }
 
-    let views = query::rows(session, "list materialized views", &query::materialized_views()).await?;
     let views = views.iter().map(materialized_view).collect::<Result<Vec<_>>>()?;
-    let reads = query::rows(session, "read how views depend on each other", query::VIEW_READS).await?;
     let reads =
         reads.iter().map(|row| Ok((oid(row, "reader")?, oid(row, "read")?))).collect::<Result<Vec<_>>>()?;
 
-    let sequences = query::rows(session, "list sequences", &query::sequences()).await?;
-    let foreign_keys = query::rows(session, "list foreign keys", &query::foreign_keys()).await?;
-    let enums = query::rows(session, "list enum types", &query::enums()).await?;
     Ok(Catalog {
         version,
         database: field(&database, "database")?,

@@ -38,7 +38,7 @@ mod widen;
 
 pub use added::{AddedColumn, AddedPartition, Fill, read_added_column, read_added_partition};
 pub use capability::{Capabilities, Connections, ReplicaRole};
-pub use count::{ObjectCounts, count_objects};
+pub use count::{ObjectCounts, count_large_objects, count_objects};
 pub use dependent::{Cause, Dependent, DependentKind, read_dependents};
 pub use diff::{Difference, Mismatch, compare, compare_tables};
 pub use extension::{Configuration, ConfigurationKind, read_configuration};

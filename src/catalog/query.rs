@@ -60,11 +60,10 @@ pub(super) fn letter(row: &Row, column: &str) -> Result<char> {
     field::<i8>(row, column).map(|byte| char::from(byte.cast_unsigned()))
 }
 
-/// Version, name, encoding, large objects; and JIT off for the session, because the planner takes the
+/// Name, encoding, large objects; and JIT off for the session, because the planner takes the
 /// queries below for expensive and would compile for longer than they run.
 pub(super) const DATABASE: &str = "
 SELECT (SELECT pg_catalog.set_config(s.name, 'off', false) FROM pg_catalog.pg_settings s WHERE s.name = 'jit'),
-       pg_catalog.current_setting('server_version_num')::pg_catalog.int4 AS version,
        d.datname AS database,
        pg_catalog.pg_encoding_to_char(d.encoding) AS encoding,
        (SELECT pg_catalog.count(*) FROM pg_catalog.pg_largeobject_metadata) AS large_objects

@@ -14,6 +14,7 @@ use super::state::{self, MigrationId, State};
 use super::tables::TableGauge;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Conninfo, Lsn, SystemIdentifier, Timeline};
+use crate::precheck::facts::SourceFacts;
 use crate::precheck::{
     self, CheckChoice, CheckOptions, Decision, Globals, Method, MethodChoice, Report, Resuming, TrialRestore,
     Verdict,
@@ -22,11 +23,15 @@ use crate::replication::{SourceIdentity, identify};
 use crate::schema::{self, RestoreRun};
 use crate::telemetry::Phase;
 use crate::wire::{Connection, ConnectionSettings, Session, SessionSettings};
+use tokio::sync::OnceCell;
 
 /// Whether this run has already found or begun the migration that it is to go on with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Known {
-    No,
+    /// Not yet; the source may have been looked at for it a moment ago.
+    No {
+        seen: Option<Box<SourceFacts>>,
+    },
     ByThisRun,
 }
 
@@ -41,7 +46,12 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
     let target = reach(Side::Target, &options.target, &settings).await?;
     lock::lock(&target).await?;
     let found = state::find(&target).await?;
-    if known == Known::ByThisRun && found.is_none() {
+    let is_known = matches!(known, Known::ByThisRun);
+    let seen = match known {
+        Known::No { seen } => seen.filter(|_| found.is_none()),
+        Known::ByThisRun => None,
+    };
+    if is_known && found.is_none() {
         return Err(Error::new(ErrorKind::State, "find the state of this migration on the target again")
             .hint("Somebody removed it, perhaps with `pgstream cleanup`. Empty the target database and begin anew."));
     }
@@ -65,7 +75,9 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         ..CheckOptions::default()
     };
     let workplace = Workplace { pgbin: options.pgbin.as_deref(), work_dir: options.work_dir.as_deref() };
-    let facts = check::load(&options.source, &options.target, &checks, choice, workplace).await?;
+    let facts =
+        check::load(&options.source, &options.target, &checks, choice, workplace, seen.map(|seen| *seen))
+            .await?;
     let Decision { method, against, report } = precheck::decide(&facts, choice);
     match &found {
         None => passed(&report)?,
@@ -115,6 +127,8 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         source_system: identity.system,
         source_version: source.version(),
         target_version: target.version(),
+        target_may: facts.target.server.may,
+        definitions: OnceCell::new(),
         source,
         target,
         id,

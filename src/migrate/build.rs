@@ -17,7 +17,7 @@ use super::tables::TableGauge;
 use crate::bulk::{Budget, CopyEvent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, QualifiedName};
-use crate::schema::{Build, BuildSettings, Schedule, build, build_together};
+use crate::schema::{Build, BuildSettings, Flush, Schedule, build, build_together};
 use crate::telemetry::{self, DatabaseMetrics, Progress, TableState};
 use crate::wire::{Session, SessionSettings};
 
@@ -32,6 +32,7 @@ pub(super) struct Builder {
     jobs: usize,
     budget: Budget,
     target: Conninfo,
+    session: SessionSettings,
     settings: BuildSettings,
     progress: Progress,
     metrics: DatabaseMetrics,
@@ -50,11 +51,18 @@ impl Builder {
         settings: BuildSettings,
     ) -> Result<Builder> {
         run.progress.builds(builds.len() as u64);
+        let session = SessionSettings::role("build");
+        // The note of a build is behind it in the WAL, and no phase is entered but by a session older than both.
+        let session = match Flush::of(&run.target_may) {
+            Flush::AtCommit => session,
+            Flush::WithTheNote => session.set("synchronous_commit", "off"),
+        };
         Ok(Builder {
             schedule: Schedule::new(builds, copied),
             jobs: run.options.index_jobs.get(),
             budget: run.budgets.builds.clone(),
             target: run.options.target.clone(),
+            session,
             settings,
             progress: run.progress.clone(),
             metrics: run.metrics.clone(),
@@ -129,13 +137,13 @@ impl Builder {
                 break;
             }
             let (idle, target, budget) = (self.idle.pop(), self.target.clone(), self.budget.clone());
-            let settings = self.settings.clone();
+            let (opening, settings) = (self.session.clone(), self.settings.clone());
             let work = async move {
                 let _turn = budget.take().await;
                 let built = async {
                     let session = match idle {
                         Some(session) => session,
-                        None => Session::connect(&target, &SessionSettings::role("build")).await?,
+                        None => Session::connect(&target, &opening).await?,
                     };
                     build_all(&session, &builds, &settings).await.map(|()| session)
                 };

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::trial;
 use crate::error::{ErrorKind, Result, describe};
 use crate::pg::Conninfo;
-use crate::precheck::facts::{Facts, Trial};
+use crate::precheck::facts::{Facts, SourceFacts, Trial};
 use crate::precheck::{self, CheckOptions, Decision, Method, MethodChoice, TrialRestore};
 use crate::schema;
 
@@ -42,22 +42,26 @@ pub(super) async fn look(
     choice: MethodChoice,
     workplace: Workplace<'_>,
 ) -> Result<Facts> {
-    let mut facts = load(source, target, options, choice, workplace).await?;
+    let mut facts = load(source, target, options, choice, workplace, None).await?;
     facts.tools = find_tools(&facts, workplace).await?;
     Ok(facts)
 }
 
-/// The facts of both ends, with the trial if it was asked for.
+/// The facts of both ends, with the trial if it was asked for; of the source those that were `seen` a moment ago.
 pub(super) async fn load(
     source: &Conninfo,
     target: &Conninfo,
     options: &CheckOptions,
     choice: MethodChoice,
     workplace: Workplace<'_>,
+    seen: Option<SourceFacts>,
 ) -> Result<Facts> {
     let method = if choice == MethodChoice::Dump { Method::Dump } else { Method::Replication };
     let options = CheckOptions { method, ..options.clone() };
-    let mut facts = precheck::load(source, target, &options).await?;
+    let mut facts = match seen {
+        Some(seen) => precheck::load_beside(seen, target, &options).await?,
+        None => precheck::load(source, target, &options).await?,
+    };
     facts.trial_restore = match options.choice.trial_restore {
         TrialRestore::No => precheck::facts::TrialRestored::NotAsked,
         TrialRestore::Yes => trial::restore(&facts, source, target, &options.filters, workplace).await?,

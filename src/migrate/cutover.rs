@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use super::analyze::analyze;
 use super::release::release_source;
 use super::run::Run;
-use super::{define, extension, load};
+use super::{extension, load};
 use crate::bulk::{self, Keeper, LoadRole};
 use crate::catalog::{self, Catalog, MaterializedView, ReplicaRole, SequenceValue};
 use crate::error::{Error, Result, describe};
@@ -19,33 +19,37 @@ use crate::wire::Session;
 /// Copies the rows that the stream does not carry: unlogged tables, large objects, what was set aside. Can be done twice.
 pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
     let source = catalog::load(&run.source).await?;
-    load::copy_unstreamed(run, &source, load_role(run).await?).await?;
+    load::copy_unstreamed(run, &source, load_role(run)).await?;
+    // What an earlier run has brought goes if the source has none any more.
+    if source.large_objects == 0 && catalog::count_large_objects(&run.target).await? == 0 {
+        return Ok(());
+    }
     let keeper = Keeper::open(&run.options.source).await?;
     carry_large_objects(run, &keeper, source.large_objects).await
 }
 
 /// How rows are loaded into tables that have their foreign keys by now.
-pub(super) async fn load_role(run: &Run) -> Result<LoadRole> {
-    Ok(match define::replica_role(run).await? {
+pub(super) fn load_role(run: &Run) -> LoadRole {
+    match run.target_may.replica_role {
         ReplicaRole::Settable => LoadRole::Replica,
         ReplicaRole::ThroughAivenExtras => LoadRole::ReplicaThroughAivenExtras,
         // Nothing that fires is there yet.
         ReplicaRole::Denied => LoadRole::Origin,
-    })
+    }
 }
 
 /// Everything between the last change and the hand-over. Can be done twice.
 pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
     // Nothing more is streamed, so the source need not keep anything for us, however long the rest takes.
     release_source(&run.source, &run.target).await?;
-    set_sequences(run).await?;
-    complete_target(run).await
+    let source = catalog::load(&run.source).await?;
+    set_sequences(run, &source).await?;
+    complete_target(run, &source).await
 }
 
 /// Fills what the target computes for itself from the rows.
-pub(super) async fn complete_target(run: &Run) -> Result<()> {
-    let source = catalog::load(&run.source).await?;
-    refresh_views(run, &source).await?;
+pub(super) async fn complete_target(run: &Run, source: &Catalog) -> Result<()> {
+    refresh_views(run, source).await?;
     // Jobs that run by what extensions hold find everything else in place.
     extension::carry_rows(run, extension::Moment::End).await?;
     analyze(run).await
@@ -69,10 +73,10 @@ pub(super) async fn carry_large_objects(run: &Run, keeper: &Keeper, count: u64) 
 }
 
 /// Sets the sequences that both ends have; one that was made on the source since is named in the result.
-pub(super) async fn set_sequences(run: &Run) -> Result<()> {
+pub(super) async fn set_sequences(run: &Run, source: &Catalog) -> Result<()> {
     let on_target: HashSet<QualifiedName> =
         catalog::read_sequences(&run.target).await?.into_iter().map(|value| value.name).collect();
-    let left = run.wishes(&catalog::load(&run.source).await?)?.left;
+    let left = run.wishes(source)?.left;
     let (values, missing): (Vec<SequenceValue>, Vec<SequenceValue>) = catalog::read_sequences(&run.source)
         .await?
         .into_iter()

@@ -10,18 +10,19 @@ use super::cutover::source_search_path;
 use super::extension;
 use super::run::Run;
 use super::state;
-use crate::catalog::{self, Capabilities, Filters, Owners, ReplicaRole};
+use crate::catalog::{self, Filters, Owners, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Identifier;
 use crate::schema::{
     self, Archive, Build, BuildSettings, Chosen, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
-    EventTriggers, FilterSettings, Plan, RestoreSettings, RestoreWarning, RestoreWarningKind, Schema,
+    EventTriggers, FilterSettings, Flush, Plan, RestoreSettings, RestoreWarning, RestoreWarningKind, Schema,
     Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
 use crate::wire::Session;
 
 /// The archive on local disk, for as long as the tools need it.
+#[derive(Debug)]
 pub(super) struct Definitions {
     tools: Tools,
     archive: Archive,
@@ -64,17 +65,18 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     let ids = plan.pre_data.clone();
     let definitions = Definitions { tools, archive, plan, _directory: directory };
     definitions.restore(run, &ids).await?;
+    run.definitions.set(definitions).map_err(|_| Error::new(ErrorKind::Bug, "define the target once"))?;
     extension::carry_rows(run, extension::Moment::Beginning).await?;
     run.enter(Phase::SchemaReady, "").await
 }
 
 /// Completes the target: what remains of post-data, foreign keys, and what acts on rows. Enters `Following`.
 pub(super) async fn finish(run: &Run) -> Result<()> {
-    let definitions = Definitions::fetch(run).await?;
+    let definitions = Definitions::of(run).await?;
     let last = definitions.plan.last.clone();
     definitions.restore(run, &last).await?;
     // Only where our sessions can switch off what fires may it exist while we write.
-    if replica_role(run).await? != ReplicaRole::Denied {
+    if run.target_may.replica_role != ReplicaRole::Denied {
         let quiet: Vec<DumpId> = definitions.armed(|entry| !fires_under_replica(entry));
         definitions.arm(run, &quiet).await?;
     }
@@ -83,14 +85,14 @@ pub(super) async fn finish(run: &Run) -> Result<()> {
 
 /// Creates whatever had to wait until no more changes are applied.
 pub(super) async fn arm_at_last(run: &Run) -> Result<()> {
-    let definitions = Definitions::fetch(run).await?;
+    let definitions = Definitions::of(run).await?;
     let all = definitions.armed(|_| true);
     definitions.arm(run, &all).await
 }
 
 /// All that is left of the definitions, at once: for a target that nothing of the source is written to any more.
 pub(super) async fn complete(run: &Run) -> Result<()> {
-    let definitions = Definitions::fetch(run).await?;
+    let definitions = Definitions::of(run).await?;
     let last = definitions.plan.last.clone();
     definitions.restore(run, &last).await?;
     let all = definitions.armed(|_| true);
@@ -115,11 +117,6 @@ fn fires_under_replica(entry: &Entry) -> bool {
     definition.contains(" ENABLE ALWAYS") || definition.contains(" ENABLE REPLICA")
 }
 
-/// How triggers and foreign keys can be kept quiet on the target.
-pub(super) async fn replica_role(run: &Run) -> Result<ReplicaRole> {
-    Ok(Capabilities::probe(&run.target).await?.replica_role)
-}
-
 /// How builds run.
 pub(super) async fn build_settings(run: &Run) -> Result<BuildSettings> {
     Ok(BuildSettings {
@@ -131,7 +128,11 @@ pub(super) async fn build_settings(run: &Run) -> Result<BuildSettings> {
 
 impl Definitions {
     /// The archive as it was dumped when the migration began, wherever that was.
-    pub(super) async fn fetch(run: &Run) -> Result<Definitions> {
+    pub(super) async fn of(run: &Run) -> Result<&Definitions> {
+        run.definitions.get_or_try_init(|| Definitions::fetch(run)).await
+    }
+
+    async fn fetch(run: &Run) -> Result<Definitions> {
         let tools = tools(run).await?;
         let directory = directory(run)?;
         let path = directory.path().join("definitions.dump");
@@ -157,6 +158,7 @@ impl Definitions {
             run: run.restore,
             tablespaces: Tablespaces::Default,
             owners: run.options.filters.owners,
+            flush: Flush::of(&run.target_may),
         };
         let restored =
             schema::restore(&self.tools, &self.archive, &run.options.target, &ids, settings).await?;
@@ -234,8 +236,8 @@ async fn filter_settings(run: &Run) -> Result<FilterSettings> {
         .await
         .map_err(|error| Error::from_postgres("look for the schema public", error))?;
     let public_schema = if row.get(0) { Schema::Exists } else { Schema::Missing };
-    let superuser = Capabilities::probe(&run.target).await?.is_superuser;
-    let event_triggers = if superuser { EventTriggers::Restore } else { EventTriggers::Skip };
+    let event_triggers =
+        if run.target_may.is_superuser { EventTriggers::Restore } else { EventTriggers::Skip };
     Ok(FilterSettings { public_schema, event_triggers })
 }
 

@@ -109,7 +109,7 @@ async fn fill_under(run: &Run, keeper: &Keeper, restless: &[QualifiedName]) -> R
     tokio::try_join!(async { builder.run(copied).await.map_err(Broken::from) }, copy.run(events))?;
     cutover::carry_large_objects(run, keeper, source.large_objects).await?;
     // Later than the snapshot, and so beyond every number that it shows (P33).
-    cutover::set_sequences(run).await?;
+    cutover::set_sequences(run, &source).await?;
     run.enter(Phase::Fenced, "").await?;
     Ok(())
 }
@@ -231,6 +231,6 @@ impl Copy<'_> {
 /// What the target does for itself, once all rows are there. Can be done twice.
 async fn complete(run: &Run) -> Result<()> {
     define::complete(run).await?;
-    cutover::complete_target(run).await?;
+    cutover::complete_target(run, &catalog::load(&run.source).await?).await?;
     define::settle_owners(run).await
 }

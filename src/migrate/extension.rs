@@ -11,7 +11,6 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::Bytes;
 use futures_util::{SinkExt as _, TryStreamExt as _};
 
-use super::define;
 use super::run::Run;
 use crate::catalog::{self, Configuration, ConfigurationKind, ExtensionRows, ReplicaRole};
 use crate::error::{Error, ErrorKind, Result, describe};
@@ -55,7 +54,7 @@ pub(super) async fn carry_rows(run: &Run, moment: Moment) -> Result<()> {
     let target = Session::connect(&run.options.target, &SessionSettings::role("load")).await?;
     let there: HashMap<_, _> =
         catalog::read_configuration(&target).await?.into_iter().map(|one| (one.name, one.kind)).collect();
-    let quiet = define::replica_role(run).await? == ReplicaRole::Settable;
+    let quiet = run.target_may.replica_role == ReplicaRole::Settable;
     for (extension, holders) in extensions {
         for holder in &holders {
             fits(holder, there.get(&holder.name))?;

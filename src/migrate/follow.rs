@@ -16,7 +16,6 @@ use tracing::Instrument as _;
 
 use super::config::Ending as Wanted;
 use super::cutover::source_search_path;
-use super::define;
 use super::drift::{self, Settled};
 use super::feedback::Reports;
 use super::format::{self, Allowed};
@@ -321,7 +320,7 @@ pub(super) async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -
     let (as_of, _) = wal_position(&run.source).await?;
     options.source = SourceNow::new(catalog::load(&run.source).await?.tables, as_of);
     options.lanes = run.options.apply_lanes;
-    options.replica_role = define::replica_role(run).await?;
+    options.replica_role = run.target_may.replica_role;
     options.search_path = Some(source_search_path(&run.source).await?);
     if let Some(directory) = &run.options.work_dir {
         options.stash_directory.clone_from(directory);

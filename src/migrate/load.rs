@@ -36,15 +36,18 @@ const WAVES: u32 = 100;
 
 /// Takes the target from `SchemaReady` (or wherever an interrupted run left it) to `CatchingUp`.
 pub(super) async fn load(run: &Run, phase: Phase) -> Result<()> {
-    let mut snapshot = None;
-    if phase == Phase::SchemaReady {
-        snapshot = Some(begin(run).await?);
-    }
-    let (source, target) = (catalog::load(&run.source).await?, catalog::load(&run.target).await?);
+    let Begun { snapshot, source, target } = match phase {
+        Phase::SchemaReady => begin(run).await?,
+        _ => Begun {
+            snapshot: None,
+            source: catalog::load(&run.source).await?,
+            target: catalog::load(&run.target).await?,
+        },
+    };
     let builder = builder(run, &source).await?;
     let (events, copied) = mpsc::channel(1024);
     // An index that cannot be built ends the copy at once, and the other way round.
-    let work = async { tokio::try_join!(builder.run(copied), copy(run, &target, snapshot, events)) };
+    let work = async { tokio::try_join!(builder.run(copied), copy(run, &source, &target, snapshot, events)) };
     meanwhile(run, work).await?;
     run.enter(Phase::CatchingUp, "").await
 }
@@ -64,8 +67,8 @@ pub(super) async fn builder(run: &Run, source: &Catalog) -> Result<Builder> {
     run.tables.set(sizes.keys().copied().filter(|name| to_come.contains_key(name)), Stage::Waiting);
     let copied = ledger::read(&run.target).await?;
     run.tables.set(copied.keys().filter(|name| !to_come.contains_key(name)), Stage::Building);
-    let definitions = Definitions::fetch(run).await?;
-    let builds = Definitions::pending(run, definitions.plan.builds).await?;
+    let definitions = Definitions::of(run).await?;
+    let builds = Definitions::pending(run, definitions.plan.builds.clone()).await?;
     let settings = define::build_settings(run).await?;
     Builder::new(run, builds, |table| to_come.get(table).copied(), settings).await
 }
@@ -80,8 +83,17 @@ pub(super) async fn unfinished(run: &Run) -> Result<Vec<QualifiedName>> {
         .collect())
 }
 
+/// A copy that may start.
+struct Begun {
+    /// The slot's own, if the slot was made just now.
+    snapshot: Option<OpenSnapshot>,
+    /// As that snapshot shows it.
+    source: Catalog,
+    target: Catalog,
+}
+
 /// Publishes, takes the slot, and enters the tables into the ledger.
-async fn begin(run: &Run) -> Result<OpenSnapshot> {
+async fn begin(run: &Run) -> Result<Begun> {
     // An interrupted attempt may have left things that this one no longer wants. They go before we look: an
     // identity that is FULL by our doing only must not be taken for the table's own.
     release_source(&run.source, &run.target).await?;
@@ -94,7 +106,8 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
     open::publish(run, &selection).await?;
     let snapshot = open::open_slot(run).await?;
     let shown = catalog_under(run, &snapshot.keeper).await?;
-    unchanged_since(run, &selection, &shown).await?;
+    let target = catalog::load(&run.target).await?;
+    unchanged_since(run, &selection, &shown, &target)?;
     run.target
         .batch_execute("DELETE FROM pgstream.progress")
         .await
@@ -117,7 +130,7 @@ async fn begin(run: &Run) -> Result<OpenSnapshot> {
         quote_literal(&snapshot.consistent_point.to_string())
     );
     run.enter(Phase::Copying, &enter).await?;
-    Ok(snapshot)
+    Ok(Begun { snapshot: Some(snapshot), source: shown, target })
 }
 
 /// Names what comes without rows.
@@ -173,13 +186,12 @@ pub(super) async fn catalog_under(run: &Run, keeper: &Keeper) -> Result<Catalog>
 }
 
 /// Definitions were dumped before the slot existed; what changed in between is in neither dump nor stream (P25).
-async fn unchanged_since(run: &Run, selection: &Selection, shown: &Catalog) -> Result<()> {
+fn unchanged_since(run: &Run, selection: &Selection, shown: &Catalog, target: &Catalog) -> Result<()> {
     if select(shown, &run.wishes(shown)?).moved != selection.moved {
         return Err(Error::new(ErrorKind::Drift, "compare the source's tables with those being published")
             .hint(DRIFTED));
     }
-    let target = catalog::load(&run.target).await?;
-    fits(&selection.moved, shown, &target)
+    fits(&selection.moved, shown, target)
 }
 
 const DRIFTED: &str = "The source's definitions changed after they were carried over. Empty the target database and \
@@ -200,9 +212,11 @@ pub(super) fn fits(tables: &[QualifiedName], source: &Catalog, target: &Catalog)
         .hint(DRIFTED))
 }
 
-/// Copies what is not copied, one snapshot after the other until nothing is left.
+/// Copies what is not copied, one snapshot after the other until nothing is left. `shown` is the source as the first of
+/// them shows it, if there is one already.
 async fn copy(
     run: &Run,
+    shown: &Catalog,
     target: &Catalog,
     mut snapshot: Option<OpenSnapshot>,
     events: mpsc::Sender<CopyEvent>,
@@ -213,17 +227,24 @@ async fn copy(
         if unfinished.is_empty() {
             return run.enter(Phase::Building, "").await;
         }
-        let current = match snapshot.take() {
-            Some(snapshot) => snapshot,
-            None => open::later_snapshot(run).await?,
+        let (current, later);
+        let source = match snapshot.take() {
+            Some(snapshot) => {
+                current = snapshot;
+                shown
+            }
+            None => {
+                current = open::later_snapshot(run).await?;
+                later = catalog_under(run, &current.keeper).await?;
+                &later
+            }
         };
-        let source = catalog_under(run, &current.keeper).await?;
-        fits(&unfinished, &source, target)?;
+        fits(&unfinished, source, target)?;
         open::still_published(run, &unfinished).await?;
         unseen::note(run, &unfinished).await?;
         let plan = CopyPlan {
             meter: Arc::clone(&meter),
-            ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, &source, target)?)
+            ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, source, target)?)
                 .await?
         };
         let bytes = plan.tables.iter().map(|table| table.bytes).sum();
@@ -286,7 +307,7 @@ pub(super) async fn copy_late(run: &Run, tables: &[QualifiedName]) -> Result<()>
     unseen::note(run, tables).await?;
     let tables = copies(tables, &source, &target)?;
     let plan = copy_plan(run, &snapshot.keeper, snapshot.consistent_point, tables).await?;
-    copy_alone(CopyPlan { replica_role: load_role(run).await?, ..plan }).await
+    copy_alone(CopyPlan { replica_role: load_role(run), ..plan }).await
 }
 
 /// Copies tables for which nobody waits, or says which was in the way.

@@ -17,6 +17,7 @@ use super::state;
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
 use crate::pg::SqlState;
 use crate::precheck::Method;
+use crate::precheck::facts::SourceFacts;
 use crate::telemetry::{Obstacle, Readiness};
 use crate::wire::{Session, SessionSettings};
 
@@ -48,13 +49,22 @@ struct Attempt {
 /// `Check` when a check blocks it; `Cancelled` when the operator stopped it before it followed; else what
 /// went wrong. Running again is safe in every case.
 pub async fn migrate(options: &Options, watchers: &Watchers) -> Result<Outcome> {
+    migrate_seen(options, watchers, None).await
+}
+
+/// The same, from a source that was looked at a moment ago, with the same options.
+pub(super) async fn migrate_seen(
+    options: &Options,
+    watchers: &Watchers,
+    mut seen: Option<Box<SourceFacts>>,
+) -> Result<Outcome> {
     let started = Instant::now();
     let mut adopted = false;
     let mut last_headway = started;
     let mut pause = PAUSE_MIN;
     loop {
         let mut attempt = Attempt::default();
-        let known = if adopted { Known::ByThisRun } else { Known::No };
+        let known = if adopted { Known::ByThisRun } else { Known::No { seen: seen.take() } };
         let ended = attempt_once(options, watchers, &mut attempt, known).await;
         let error = match ended {
             Ok(mut outcome) => {

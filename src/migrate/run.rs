@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::budgets::Budgets;
 use super::config::{Ending, Options, Records, Spooling};
+use super::define::Definitions;
 use super::outcome::{Decisive, Ended, Figures, Outcome};
 use super::selection::Wishes;
 use super::shutdown::Shutdown;
@@ -16,13 +17,14 @@ use super::{
 };
 use crate::apply;
 use crate::bulk::ledger::{self, TableState as TableCopyState};
-use crate::catalog::{self, Catalog};
+use crate::catalog::{self, Capabilities, Catalog};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion, SystemIdentifier};
 use crate::precheck::{IdentityChoice, Method};
 use crate::schema::RestoreRun;
 use crate::telemetry::{self, DatabaseMetrics, Health, HeldUp, Phase, Progress, TableState};
 use crate::wire::Session;
+use tokio::sync::OnceCell;
 
 /// Who watches a run, and who may stop it.
 #[derive(Debug, Clone)]
@@ -70,6 +72,10 @@ pub(super) struct Run {
     pub(super) source_system: SystemIdentifier,
     pub(super) source_version: ServerVersion,
     pub(super) target_version: ServerVersion,
+    /// What our role may do on the target, as it was checked.
+    pub(super) target_may: Capabilities,
+    /// As they were dumped, once they are needed.
+    pub(super) definitions: OnceCell<Definitions>,
     /// `client_encoding` of both ends of the copy (P63).
     pub(super) encoding: String,
     pub(super) id: MigrationId,
@@ -142,7 +148,9 @@ impl Run {
                 (follow::Ended::Reached, Ending::Stop { .. }) => self.fence(stop).await?,
                 (follow::Ended::Reached, Ending::CaughtUp | Ending::Interrupt) => {
                     // An emergency cutover would otherwise hand out numbers again (P33).
-                    stop.or_stop(cutover::set_sequences(self)).await?;
+                    let set =
+                        async { cutover::set_sequences(self, &catalog::load(&self.source).await?).await };
+                    stop.or_stop(set).await?;
                     return self.outcome(Ended::CaughtUp, &followed).await;
                 }
             }

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Recovery, Result, describe};
 use crate::pg::{Conninfo, Identifier, quote_literal};
 use crate::precheck::facts::{Facts, ServerFacts, TrialRestored};
 use crate::schema::{
-    self, Chosen, DumpEncoding, DumpId, DumpSettings, EventTriggers, FilterSettings, Plan, RestoreRun,
+    self, Chosen, DumpEncoding, DumpId, DumpSettings, EventTriggers, FilterSettings, Flush, Plan, RestoreRun,
     RestoreSettings, Schema, Tablespaces,
 };
 use crate::wire::{Session, SessionSettings};
@@ -96,8 +96,12 @@ async fn restore_into(
         plan.armed,
     ]
     .concat();
-    let settings =
-        RestoreSettings { run: RestoreRun::First, tablespaces: Tablespaces::Default, owners: filters.owners };
+    let settings = RestoreSettings {
+        run: RestoreRun::First,
+        tablespaces: Tablespaces::Default,
+        owners: filters.owners,
+        flush: Flush::of(&to.may),
+    };
     let database = target.with_database(scratch.name.raw());
     schema::restore(&tools, &archive, &database, &ids, settings).await.map(drop)
 }

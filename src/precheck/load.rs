@@ -32,11 +32,30 @@ mod surroundings;
 pub async fn load(source: &Conninfo, target: &Conninfo, options: &CheckOptions) -> Result<Facts> {
     let (source_session, target_session) =
         tokio::try_join!(connect(Side::Source, source), connect(Side::Target, target))?;
-    let (source, mut target) = tokio::try_join!(
+    let (source, target) = tokio::try_join!(
         load_source(&source_session, source, options),
         load_target(&target_session, target)
     )?;
-    target.extension_trials = extensions::tried(&target_session, &source, &target).await?;
+    join(source, target, &target_session, options).await
+}
+
+/// Reads the target beside a source that was read a moment ago, by the same method and filters.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_beside(source: SourceFacts, target: &Conninfo, options: &CheckOptions) -> Result<Facts> {
+    let session = connect(Side::Target, target).await?;
+    let target = load_target(&session, target).await?;
+    join(source, target, &session, options).await
+}
+
+async fn join(
+    source: SourceFacts,
+    mut target: TargetFacts,
+    target_session: &Session,
+    options: &CheckOptions,
+) -> Result<Facts> {
+    target.extension_trials = extensions::tried(target_session, &source, &target).await?;
     let left = options.filters.resolve(&source.catalog)?;
     let choices = Choices {
         resuming: options.resuming,

@@ -59,7 +59,7 @@ mod trial;
 mod value;
 
 pub use connect::explain;
-pub use load::load;
+pub use load::{load, load_beside};
 pub use method::{Decision, METHOD, MethodChoice, decide};
 pub use options::{
     CheckChoice, CheckOptions, FullIdentity, Globals, IdentityChoice, Method, Others, Resuming, TrialRestore,

@@ -37,6 +37,14 @@ impl Environment {
         Ok(Environment { variables, passfile })
     }
 
+    /// Adds a setting of the tools' sessions, above all others.
+    pub(super) fn set(mut self, name: &str, value: &str) -> Environment {
+        if let Some((_, options)) = self.variables.iter_mut().find(|(variable, _)| *variable == "PGOPTIONS") {
+            *options += &format!(" -c {name}={value}");
+        }
+        self
+    }
+
     /// Gives a command this environment and no other `PG*` variable; messages come in English.
     pub(super) fn apply(&self, command: &mut tokio::process::Command) {
         for (name, _) in std::env::vars_os() {

@@ -51,7 +51,7 @@ pub use judge::{RestoreFailure, RestoreRun, RestoreWarning, RestoreWarningKind};
 pub use owner::settle_owners;
 pub use plan::{Build, BuildForm, BuildKind, Chosen, EventTriggers, FilterSettings, Plan, Schema, Skipped};
 pub use privilege::restore_privileges;
-pub use restore::{RestoreSettings, Restored, restore};
+pub use restore::{Flush, RestoreSettings, Restored, restore};
 pub use role::{
     CarriedRole, CarriedRoles, RolePattern, RoleSettings, RoleStatus, carry_roles, is_service_database,
     join_roles, leave_roles, owners_in_use, roles_to_join,

@@ -12,7 +12,7 @@ use std::io::Write;
 
 use tempfile::NamedTempFile;
 
-use crate::catalog::Owners;
+use crate::catalog::{Capabilities, Owners};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Conninfo;
 use crate::schema::build::Tablespaces;
@@ -34,6 +34,26 @@ pub struct RestoreSettings {
     pub tablespaces: Tablespaces,
     /// Whether objects get the owners they had; grants they get either way.
     pub owners: Owners,
+    /// Whether each statement waits for the target's disk.
+    pub flush: Flush,
+}
+
+/// When what is committed must be on the target's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// At each commit.
+    AtCommit,
+    /// With the next commit that waits: WAL reaches the disk in its order. A crash before it takes them back, so they
+    /// are noted as done in a session that was there before them, and that the crash would have ended.
+    WithTheNote,
+}
+
+impl Flush {
+    /// What a target allows of which our role may do this.
+    #[must_use]
+    pub fn of(may: &Capabilities) -> Flush {
+        if may.asynchronous_commit { Flush::WithTheNote } else { Flush::AtCommit }
+    }
 }
 
 /// A restore after which nothing is missing but what the warnings say.
@@ -63,6 +83,10 @@ pub async fn restore(
     }
     let list = write_list(ids)?;
     let environment = Environment::of(target)?;
+    let environment = match settings.flush {
+        Flush::AtCommit => environment,
+        Flush::WithTheNote => environment.set("synchronous_commit", "off"),
+    };
     let arguments = arguments(archive, &list, settings);
     let ended = run(&tools.pg_restore, &arguments, &environment, is_complaint).await?;
     conclude(&ended, archive, settings.run)

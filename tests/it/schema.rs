@@ -11,9 +11,9 @@ use pgstream::error::{Error, ErrorKind, describe};
 use pgstream::pg::{Conninfo, HostName, Identifier, QualifiedName};
 use pgstream::schema::{
     Archive, Build, BuildForm, BuildKind, BuildSettings, Built, DumpEncoding, DumpId, DumpSettings,
-    EventTriggers, FilterSettings, Plan, RestoreRun, RestoreSettings, RestoreWarning, RestoreWarningKind,
-    Schedule, Schema, Tablespaces, ToastCompression, Tools, build, dump_definitions, find_tools, restore,
-    restore_privileges,
+    EventTriggers, FilterSettings, Flush, Plan, RestoreRun, RestoreSettings, RestoreWarning,
+    RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, build, dump_definitions,
+    find_tools, restore, restore_privileges,
 };
 use pgstream::wire::{Session, SessionSettings};
 
@@ -35,7 +35,12 @@ pub(crate) async fn carry(tools: &Tools, source: &Conninfo, target: &Conninfo, r
     let folder = tempfile::tempdir().expect("a temporary folder");
     let archive = dump(tools, source, folder.path()).await;
     let plan = Plan::new(&archive.toc, SETTINGS);
-    let restoring = RestoreSettings { run, tablespaces: Tablespaces::Default, owners: Owners::Kept };
+    let restoring = RestoreSettings {
+        run,
+        tablespaces: Tablespaces::Default,
+        owners: Owners::Kept,
+        flush: Flush::WithTheNote,
+    };
     let mut carried = Carried::default();
     carried.skipped.extend(plan.skipped.into_iter().map(|skipped| skipped.entry));
     let restored = restore(tools, &archive, target, &plan.pre_data, restoring).await.expect("pre-data");

@@ -15,7 +15,7 @@ use super::{Order, Roles};
 use crate::catalog::WithoutMatch;
 use crate::error::{Error, ErrorKind, Result, Side, describe};
 use crate::pg::{Conninfo, Identifier};
-use crate::precheck::facts::Facts;
+use crate::precheck::facts::{Facts, SourceFacts};
 use crate::precheck::{
     self, CheckOptions, Globals, MethodChoice, Others, Outcome, Report, Resuming, Verdict,
 };
@@ -37,7 +37,8 @@ const CHECKS_AT_ONCE: usize = 4;
 /// A scratch database is dropped before the call gives way.
 pub async fn check(order: &Order) -> Result<Report> {
     let survey = survey(order).await?;
-    let reports = reports(order, &survey.target, survey.stands.iter().collect()).await?;
+    let looked = looks(order, &survey.target, survey.stands.iter().collect()).await?;
+    let reports = looked.into_iter().map(|looked| looked.map(|looked| looked.report));
     let alone = matches!(order.wanted, Wanted::One(_));
     let mut joined = Vec::new();
     for (stand, report) in survey.stands.iter().zip(reports) {
@@ -53,15 +54,21 @@ pub async fn check(order: &Order) -> Result<Report> {
     Ok(Report::join(joined))
 }
 
+/// What one database's checks come to, and what they saw of the source.
+pub(super) struct Looked {
+    pub(super) report: Report,
+    pub(super) source: SourceFacts,
+}
+
 /// The checks of these databases, in their order; `lobby` is where the target is asked for one that it lacks.
 ///
 /// # Errors
 /// `Usage` for a filter that names nothing in any of them.
-pub(super) async fn reports(
+pub(super) async fn looks(
     order: &Order,
     lobby: &Conninfo,
     stands: Vec<&Stand>,
-) -> Result<Vec<Result<Report>>> {
+) -> Result<Vec<Result<Looked>>> {
     let looks = stands.iter().map(|stand| look(order, lobby, stand));
     let mut looked: Vec<Result<Look>> = stream::iter(looks).buffered(CHECKS_AT_ONCE).collect().await;
     named_somewhere(order, &looked)?;
@@ -176,7 +183,7 @@ fn as_created(facts: &mut Facts) {
 }
 
 impl Look {
-    fn judge(self, choice: MethodChoice) -> Report {
+    fn judge(self, choice: MethodChoice) -> Looked {
         let Look { database, facts, on_target, is_there } = self;
         let outcome = |id, Finding { verdict, message, fix }| Outcome {
             id,
@@ -194,7 +201,7 @@ impl Look {
         let first = usize::from(checks.first().is_some_and(|outcome| outcome.id == precheck::METHOD));
         checks
             .splice(first..first, [outcome(SOURCE_DATABASES, reached), outcome(TARGET_DATABASES, on_target)]);
-        Report::new(checks)
+        Looked { report: Report::new(checks), source: facts.source }
     }
 }
 

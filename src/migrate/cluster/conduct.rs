@@ -18,7 +18,7 @@ use super::super::run::{MethodTaken, Watchers};
 use super::super::shutdown::Shutdown;
 use super::super::{membership, retry, state};
 use super::Order;
-use super::check::reports;
+use super::check::{Looked, looks};
 use super::choice::{Pair, Wanted};
 use super::create::{self, Creation, Definitions};
 use super::rights;
@@ -26,7 +26,8 @@ use super::survey::{Stand, Standing, Survey, survey};
 use crate::bulk::Budget;
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::Conninfo;
-use crate::precheck::{CheckChoice, Method, Report, TrialRestore};
+use crate::precheck::facts::SourceFacts;
+use crate::precheck::{CheckChoice, Method, TrialRestore};
 use crate::schema::CarriedRole;
 use crate::telemetry::{self, Health, HeldUp, Metrics, Phase, Progress};
 use crate::wire::{Session, SessionSettings};
@@ -105,7 +106,7 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
     let mut outcome = ClusterOutcome { databases: Vec::new(), roles: Vec::new(), warnings: Vec::new() };
     let mut definitions = None;
     // Nothing is made for databases of which none can move.
-    if checked.iter().any(Option::is_none) {
+    if checked.iter().any(|checked| checked.refusal.is_none()) {
         let carried = stop.or_stop(create::roles(order, &survey.source, &survey.target)).await?;
         outcome.roles = carried.roles;
         outcome.warnings = carried.warnings;
@@ -128,7 +129,7 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
     });
     let healths = watchers.health.divide(databases);
     let mut tasks = JoinSet::new();
-    for ((stand, blocked), health) in survey.stands.into_iter().zip(checked).zip(healths) {
+    for ((stand, checked), health) in survey.stands.into_iter().zip(checked).zip(healths) {
         let name = &stand.pair.source;
         let progress =
             if alone { watchers.progress.clone() } else { watchers.progress.of_database(name, databases) };
@@ -136,7 +137,7 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
         let span =
             if alone { tracing::Span::none() } else { tracing::error_span!("database", database = name) };
         let voices = ClusterWatchers { progress, health, ..watchers.clone() };
-        let work = conduct(Arc::clone(&conductor), stand, blocked, voices, started);
+        let work = conduct(Arc::clone(&conductor), stand, checked, voices, started);
         // A future of this size is better not moved about.
         tasks.spawn(Box::pin(work.instrument(span)));
     }
@@ -152,12 +153,20 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
     Ok(outcome)
 }
 
+/// What the checks of one database came to.
+#[derive(Default)]
+struct Checked {
+    refusal: Option<Error>,
+    /// The source, if its run may rely on that.
+    seen: Option<Box<SourceFacts>>,
+}
+
 /// Checks what is not begun yet, so that nothing is made on the target, be it a role, for a database that
 /// cannot move. Its own run checks it again under its lock, and one that has begun is past being checked.
 ///
 /// # Errors
 /// `Usage` for a filter that names nothing in any database.
-async fn check_new(order: &Order, survey: &Survey) -> Result<Vec<Option<Error>>> {
+async fn check_new(order: &Order, survey: &Survey) -> Result<Vec<Checked>> {
     let is_new = |stand: &&Stand| match (stand.progress, order.creation) {
         (Standing::Begun(_), _) => stand.closed.is_some(),
         // Without the database its own run says so, and how to make it.
@@ -165,10 +174,18 @@ async fn check_new(order: &Order, survey: &Survey) -> Result<Vec<Option<Error>>>
         (Standing::Missing, Creation::Missing) | (Standing::Untouched, _) => true,
     };
     let new: Vec<&Stand> = survey.stands.iter().filter(is_new).collect();
-    let mut reports = reports(order, &survey.target, new).await?.into_iter();
-    let refused = |report: Result<Report>| report.and_then(|report| passed(&report)).err();
-    let refusal = |stand: &Stand| if is_new(&stand) { reports.next().and_then(refused) } else { None };
-    Ok(survey.stands.iter().map(refusal).collect())
+    let mut looked = looks(order, &survey.target, new).await?.into_iter();
+    let alone = matches!(order.wanted, Wanted::One(_));
+    let checked = |looked: Result<Looked>| match looked {
+        Ok(Looked { report, source }) => Checked {
+            refusal: passed(&report).err(),
+            // Of several, some may wait for their turn until it is no longer true.
+            seen: alone.then(|| Box::new(source)),
+        },
+        Err(error) => Checked { refusal: Some(error), seen: None },
+    };
+    let check = |stand: &Stand| if is_new(&stand) { looked.next().map(checked) } else { None };
+    Ok(survey.stands.iter().map(check).map(Option::unwrap_or_default).collect())
 }
 
 /// What all databases' tasks share.
@@ -194,14 +211,14 @@ enum Company {
 async fn conduct(
     conductor: Arc<Conductor>,
     stand: Stand,
-    blocked: Option<Error>,
+    checked: Checked,
     watchers: ClusterWatchers,
     started: Instant,
 ) -> Moved {
     let (mut warnings, method) = (Vec::new(), MethodTaken::default());
-    let ended = match blocked {
+    let ended = match checked.refusal {
         Some(error) => Err(error),
-        None => conductor.run(&stand, &watchers, &method, &mut warnings).await,
+        None => conductor.run(&stand, checked.seen, &watchers, &method, &mut warnings).await,
     };
     let ClusterWatchers { progress, metrics, health, .. } = watchers;
     match &ended {
@@ -225,6 +242,7 @@ impl Conductor {
     async fn run(
         &self,
         stand: &Stand,
+        seen: Option<Box<SourceFacts>>,
         watchers: &ClusterWatchers,
         method: &MethodTaken,
         warnings: &mut Vec<String>,
@@ -260,7 +278,7 @@ impl Conductor {
             budgets: self.budgets.with_stage(turn),
             method: method.clone(),
         };
-        let outcome = Box::pin(retry::migrate(&options, &watchers)).await?;
+        let outcome = Box::pin(retry::migrate_seen(&options, &watchers, seen)).await?;
         if let Some(definitions) = definitions.filter(|_| outcome.ended == Ended::Stopped) {
             warnings.extend(definitions.complete(stand).await?);
         }
