@@ -30,6 +30,7 @@ mod order;
 mod query;
 mod selector;
 mod sequence;
+mod statistics;
 mod table;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -49,6 +50,7 @@ pub use object::{Catalog, EnumType, Extension, ForeignKey, MaterializedView, Seq
 pub(crate) use query::{EXTENSION_OF_RELATION, USER_SCHEMA, field, row, rows};
 pub use selector::{InvalidSelector, NameSelector, TableSelector, select};
 pub use sequence::{SequenceValue, read_sequences, set_sequences};
+pub use statistics::{Analyzable, read_analyzable};
 pub use table::{
     BinaryForm, Column, Generated, IdentityColumn, Index, IndexKind, Persistence, RelReplIdent, Table,
     TableKind, TransferType, TypeKind,
