@@ -120,6 +120,29 @@ async fn a_full_disk_of_the_target_is_waited_for_while_copying_under_the_same_sn
     scenario.assert_source_clean(&before).await;
 }
 
+/// The target's server may write no file beyond a limit: a disk that is full for tables, while its log still
+/// fits. Half a kilobyte over whole blocks makes the write short, which the server reports as a full disk.
+#[tokio::test]
+async fn a_disk_that_is_really_full_is_waited_for() {
+    let scenario = Scenario::own("disk").await;
+    let fill = "CREATE TABLE large (id int PRIMARY KEY, note text);
+                INSERT INTO large SELECT n, repeat(md5(n::text), 40) FROM generate_series(1, 30000) AS n";
+    scenario.source.execute(fill).await;
+    let before = scenario.source.footprint().await;
+    let limit = async |bytes: &str| {
+        let postmaster = scenario.target.cluster.pid().unwrap();
+        let command = format!("prlimit --pid {postmaster} --fsize={bytes}:unlimited");
+        scenario.target.execute(&format!("COPY (SELECT) TO PROGRAM '{command}'")).await;
+    };
+    limit("20972032").await;
+    let mut engine = scenario.migrate(&STOP);
+    engine.wait_for_stderr(TOLD_DISK, PATIENCE).await;
+    limit("unlimited").await;
+    engine.wait(RUN).await.expect_code(0);
+    scenario.assert_equal().await;
+    scenario.assert_source_clean(&before).await;
+}
+
 /// Some hundred pauses in each full group.
 const SLOW: &str = "
     CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
