@@ -17,7 +17,7 @@ mod decode;
 mod encode;
 mod error;
 #[cfg(test)]
-mod golden;
+mod golden_tests;
 mod message;
 mod options;
 mod reader;
