@@ -84,6 +84,12 @@ impl HeldUp {
         self.by(obstacle, &describe(error))
     }
 
+    /// Since when something has been in the way, if anything is.
+    #[must_use]
+    pub fn since(&self) -> Option<Instant> {
+        self.spells().iter().flatten().map(|spell| spell.since).min()
+    }
+
     /// The obstacle has passed.
     pub fn over(&self, obstacle: Obstacle) {
         let ended = self.spells()[obstacle as usize].take();
@@ -123,8 +129,10 @@ mod tests {
         let pauses: Vec<Duration> = (0..20).map(|_| held_up.by(Obstacle::DiskFull, "no room")).collect();
         assert!(pauses.is_sorted() && pauses[0] == PAUSE_MIN && pauses[19] == PAUSE_MAX, "{pauses:?}");
         is_held("1");
+        assert!(held_up.since().is_some());
         held_up.made_headway();
         is_held("0");
+        assert_eq!(held_up.since(), None);
         assert_eq!(held_up.by(Obstacle::DiskFull, "no room"), PAUSE_MIN);
     }
 

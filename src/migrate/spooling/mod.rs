@@ -172,7 +172,8 @@ async fn taken_up(run: &Run) -> Result<Option<Spool>> {
     if let Some(spool) = resume(run).await? {
         return Ok(Some(spool));
     }
-    let entered = Instant::now();
+    // One wait for a server is many, from one try to the next.
+    let entered = run.held_up.since().unwrap_or_else(Instant::now);
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
         // Who needs the source notices by himself that it is away.
