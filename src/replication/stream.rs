@@ -164,15 +164,14 @@ impl Gatherer {
                 Source::Full => break None,
                 Source::Quiet => {}
             }
-            if self.gathers_until.is_none_or(|end| end <= Instant::now()) {
-                break None;
-            }
+            let left = self.gathers_until.map(|end| end.saturating_duration_since(Instant::now()));
+            let Some(left) = left.filter(|left| !left.is_zero()) else { break None };
             self.nap = match batch.bytes - before {
                 NAP_BYTES.. => NAP_MIN.max(self.nap / 2),
                 _ => NAP_MAX.min(self.nap * 2),
             };
             // Not in the reactor: there each message would wake us.
-            std::thread::sleep(self.nap);
+            std::thread::sleep(self.nap.min(left));
             // What the reactor learnt meanwhile.
             tokio::task::yield_now().await;
         };
