@@ -129,25 +129,14 @@ async fn a_disk_that_is_really_full_is_waited_for() {
                 INSERT INTO large SELECT n, repeat(md5(n::text), 40) FROM generate_series(1, 30000) AS n";
     scenario.source.execute(fill).await;
     let before = scenario.source.footprint().await;
-    let limit = async |bytes: &str| {
-        let postmaster = scenario.target.cluster.pid().unwrap();
-        let command = format!("prlimit --pid {postmaster} --fsize={bytes}:unlimited");
-        scenario.target.execute(&format!("COPY (SELECT) TO PROGRAM '{command}'")).await;
-    };
-    limit("20972032").await;
+    scenario.target.limit_files("20972032").await;
     let mut engine = scenario.migrate(&STOP);
     engine.wait_for_stderr(TOLD_DISK, PATIENCE).await;
-    limit("unlimited").await;
+    scenario.target.limit_files("unlimited").await;
     engine.wait(RUN).await.expect_code(0);
     scenario.assert_equal().await;
     scenario.assert_source_clean(&before).await;
 }
-
-/// Some hundred pauses in each full group.
-const SLOW: &str = "
-    CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
-        AS 'BEGIN IF $1 % 10 = 0 THEN PERFORM pg_catalog.pg_sleep(0.001); END IF; RETURN $1; END';
-    CREATE INDEX ON second (slow(id))";
 
 /// Takes every connection that the target has left.
 async fn take_all(target: &Side) -> Vec<pgstream::wire::Session> {
@@ -185,7 +174,7 @@ async fn a_target_without_connections_is_waited_for_and_fewer_lanes_do() {
     eventually("the metric is back", async || !is_held_up(metrics, "connections")).await;
 
     // While it lags there is one more than it has; the target must be what is waited for.
-    target.execute(SLOW).await;
+    target.slow_down("second", "id").await;
     let held = target.hold("LOCK first IN SHARE MODE").await;
     let mut taken = take_all(target).await;
     let backlog = "DO $$ BEGIN SET synchronous_commit = off; FOR i IN 1..10000 LOOP

@@ -29,12 +29,6 @@ const BACKLOG: &str = "
         END LOOP;
     END $$";
 
-/// Some hundred pauses in each full group.
-const SLOW: &str = "
-    CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
-        AS 'BEGIN IF $1 % 10 = 0 THEN PERFORM pg_catalog.pg_sleep(0.001); END IF; RETURN $1; END';
-    CREATE INDEX ON account (slow(balance))";
-
 #[tokio::test]
 async fn a_backlog_killed_between_lanes_ends_equal_with_any_number_of_them() {
     let scenario = Scenario::own("lanes").await;
@@ -44,7 +38,7 @@ async fn a_backlog_killed_between_lanes_ends_equal_with_any_number_of_them() {
     let following = "(SELECT phase FROM pgstream.migration) = 'following'";
     scenario.migrate(&FULL).kill_when(target, following).await;
     // The target must be what is waited for.
-    target.execute(SLOW).await;
+    target.slow_down("account", "balance").await;
     let several = "(SELECT count(*) FROM pgstream.progress) > 1";
     for lanes in ["4", "2", "3"] {
         source.execute_alone(BACKLOG).await;

@@ -276,9 +276,7 @@ async fn a_target_that_dies_of_its_full_disk_leaves_the_source_clean() {
                 INSERT INTO t SELECT n, repeat(md5(n::text), 40) FROM generate_series(1, 30000) AS n";
     scenario.source.execute(fill).await;
     // The end of a WAL segment of 16 MB does not fit any more: the copy gets there, and that is a PANIC.
-    let postmaster = scenario.target.cluster.pid().unwrap();
-    let command = format!("prlimit --pid {postmaster} --fsize=16773120:unlimited");
-    scenario.target.execute(&format!("COPY (SELECT) TO PROGRAM '{command}'")).await;
+    scenario.target.limit_files("16773120").await;
     let says = ["copy table public.t"];
     case(&scenario, &[], FAILED, &says).fails(&scenario).await;
 }

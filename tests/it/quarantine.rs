@@ -189,12 +189,6 @@ fn backlog(transactions: u32, also: &str) -> String {
 
 const REFUSED: &str = "IF i % 500 = 3 THEN UPDATE account SET note = 'refused' WHERE aid = i; END IF;";
 
-/// Some hundred pauses in each full group.
-const SLOW: &str = "
-    CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
-        AS 'BEGIN IF $1 % 10 = 0 THEN PERFORM pg_catalog.pg_sleep(0.001); END IF; RETURN $1; END';
-    CREATE INDEX ON account (slow(balance))";
-
 #[tokio::test]
 async fn killed_while_rows_are_refused_and_lanes_stand_apart_each_change_is_parked_once() {
     let scenario = Scenario::own("bank").await;
@@ -202,7 +196,7 @@ async fn killed_while_rows_are_refused_and_lanes_stand_apart_each_change_is_park
     source.execute(BANK).await;
     let flags = words(&[&FULL, &["--apply-lanes", "4"], &PARK]);
     scenario.migrate(&flags).kill_when(target, "(SELECT phase FROM pgstream.migration) = 'following'").await;
-    target.execute(SLOW).await;
+    target.slow_down("account", "balance").await;
     source.execute_alone(&backlog(20_000, "")).await;
     // Its first group waits for a lock until all that follows has been sent: so it is behind.
     let held = target.hold("LOCK account").await;

@@ -166,10 +166,8 @@ async fn killed_while_spooling_and_while_reading_it_ends_equal() {
     let copied = "SELECT bool_and(state = 'copied') FROM pgstream.copied_table";
     eventually("everything is copied", async || target.holds(copied).await).await;
     let held = target.hold("LOCK public.busy IN SHARE MODE").await;
-    let applying = "SELECT count(*) > 0 FROM pg_stat_activity
-        WHERE application_name LIKE 'pgstream apply%' AND wait_event_type = 'Lock' AND datname = current_database()";
     write(source, 5, 4).await;
-    eventually("the applier waits", async || target.holds(applying).await).await;
+    target.applier_waits().await;
     engine.kill().await;
     held.release().await;
     it.scenario.migrate(&words(&[&STOP, &run])).wait(RUN).await.expect_code(0);

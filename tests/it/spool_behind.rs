@@ -101,11 +101,9 @@ async fn killed_with_a_spool_of_changes_that_were_not_applied_it_ends_equal() {
     let run = words(&[&AFTER, &work_dir(&it.folder)]);
     // Killed again while it reads.
     let engine = it.scenario.migrate(&words(&[&CAUGHT_UP, &run]));
-    let applying = "SELECT count(*) > 0 FROM pg_stat_activity
-        WHERE application_name LIKE 'pgstream apply%' AND wait_event_type = 'Lock' AND datname = current_database()";
     let mine = "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'pgstream control' AND datname = current_database()";
     eventually("it has begun again", async || target.holds(mine).await).await;
-    eventually("the applier waits", async || target.holds(applying).await).await;
+    target.applier_waits().await;
     engine.kill().await;
     held.release().await;
     it.scenario.migrate(&words(&[&STOP, &run])).wait(RUN).await.expect_code(0);

@@ -131,6 +131,31 @@ impl Side {
 pub(crate) struct Hold(Session);
 
 impl Side {
+    /// Gives a table an index for which one value in ten of `column` takes a millisecond: some hundred pauses in each
+    /// full group. `DROP FUNCTION slow CASCADE` ends that.
+    pub(crate) async fn slow_down(&self, table: &str, column: &str) {
+        let sql = format!(
+            "CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
+                 AS 'BEGIN IF $1 % 10 = 0 THEN PERFORM pg_catalog.pg_sleep(0.001); END IF; RETURN $1; END';
+             CREATE INDEX ON {table} (slow({column}))"
+        );
+        self.execute(&sql).await;
+    }
+
+    /// From now on the server's new sessions write no file beyond this size; "unlimited" ends that.
+    pub(crate) async fn limit_files(&self, bytes: &str) {
+        let postmaster = self.cluster.pid().expect("the server runs");
+        let command = format!("prlimit --pid {postmaster} --fsize={bytes}:unlimited");
+        self.execute(&format!("COPY (SELECT) TO PROGRAM '{command}'")).await;
+    }
+
+    /// Waits until an apply session waits for a lock here.
+    pub(crate) async fn applier_waits(&self) {
+        let waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name LIKE 'pgstream apply%'
+                         AND wait_event_type = 'Lock' AND datname = current_database()";
+        eventually("the applier waits", async || self.holds(waits).await).await;
+    }
+
     /// Opens a transaction and runs `sql` in it.
     pub(crate) async fn hold(&self, sql: &str) -> Hold {
         let session = self.session().await;
