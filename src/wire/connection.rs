@@ -66,6 +66,7 @@ impl ConnectionSettings {
 ///                     │ Copy*Response
 ///                     ▼
 ///                 Copying ──ReadyForQuery──▶ Idle        (dropped in here: refused for good)
+///   Idle ──pipeline──▶ Pipelining ──ReadyForQuery──▶ Idle   (dropped in here: the same)
 ///   any ──closed, FATAL, bytes that make no sense──▶ Broken
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +74,7 @@ pub(super) enum Phase {
     Idle,
     Answering,
     Copying,
+    Pipelining,
     Broken,
 }
 
@@ -217,20 +219,25 @@ impl Connection {
         }
     }
 
-    /// Sends a query, once the answer to an earlier, abandoned one is out of the way.
+    /// Sends a query.
     pub(super) async fn send_query(&mut self, sql: &str) -> Result<()> {
-        while self.phase == Phase::Answering {
-            self.flush().await?;
-            self.receive().await?;
-        }
-        if self.phase != Phase::Idle {
-            return Err(Error::new(ErrorKind::Connect, self.doing(sql))
-                .because("an earlier failure left this connection unusable"));
-        }
+        self.make_idle(&self.doing(sql)).await?;
         frontend::query(sql, &mut self.output)
             .map_err(|error| Error::new(ErrorKind::Bug, self.doing(sql)).because(error))?;
         self.phase = Phase::Answering;
         self.flush().await
+    }
+
+    /// Waits until the answer to an earlier, abandoned question is out of the way.
+    pub(super) async fn make_idle(&mut self, doing: &str) -> Result<()> {
+        while self.phase == Phase::Answering {
+            self.flush().await?;
+            self.receive().await?;
+        }
+        if self.phase == Phase::Idle {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Connect, doing).because("an earlier failure left this connection unusable"))
     }
 
     /// The next message that concerns the caller; notices and parameters are dealt with on the way.

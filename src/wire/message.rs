@@ -45,6 +45,12 @@ pub enum BackendMessage {
     CommandComplete(CommandTag),
     /// The statement was empty.
     EmptyQuery,
+    /// A statement is read and kept.
+    ParseComplete,
+    /// Its parameters are read.
+    BindComplete,
+    /// A statement is forgotten.
+    CloseComplete,
     /// A refusal.
     Error(Box<ServerError>),
     /// Information.
@@ -174,6 +180,9 @@ impl BackendMessage {
             b'D' => BackendMessage::DataRow(values(read("DataRow"))?),
             b'C' => BackendMessage::CommandComplete(CommandTag(read("CommandComplete").text("tag")?)),
             b'I' => BackendMessage::EmptyQuery,
+            b'1' => BackendMessage::ParseComplete,
+            b'2' => BackendMessage::BindComplete,
+            b'3' => BackendMessage::CloseComplete,
             b'E' => BackendMessage::Error(Box::new(fields(read("ErrorResponse"))?)),
             b'N' => BackendMessage::Notice(Box::new(fields(read("NoticeResponse"))?)),
             b'A' => BackendMessage::Notification,
@@ -199,6 +208,9 @@ impl BackendMessage {
             BackendMessage::DataRow(_) => "DataRow",
             BackendMessage::CommandComplete(_) => "CommandComplete",
             BackendMessage::EmptyQuery => "EmptyQueryResponse",
+            BackendMessage::ParseComplete => "ParseComplete",
+            BackendMessage::BindComplete => "BindComplete",
+            BackendMessage::CloseComplete => "CloseComplete",
             BackendMessage::Error(_) => "ErrorResponse",
             BackendMessage::Notice(_) => "NoticeResponse",
             BackendMessage::Notification => "NotificationResponse",

@@ -15,7 +15,8 @@
 //!
 //! ```text
 //! connect ─▶ socket (tls) ─▶ login (auth, pins) ─▶ Connection ─┬─ query, execute      (simple protocol)
-//!    hosts, addresses, sslmode                                 ├─ copy_both           (replication)
+//!    hosts, addresses, sslmode                                 ├─ pipeline            (extended protocol, apply)
+//!                                                              ├─ copy_both           (replication)
 //!                                                              ├─ splice              (bulk copy)
 //!                                                              └─ handover ─▶ Session (tokio-postgres)
 //! ```
@@ -35,6 +36,7 @@ mod handover;
 mod login;
 mod message;
 mod pins;
+mod pipeline;
 mod ring;
 mod row;
 mod server_error;
@@ -56,6 +58,7 @@ pub use message::{
     Authentication, BackendKey, BackendMessage, CommandTag, CopyFormat, CopyShape, TransactionStatus,
 };
 pub use pins::Mode;
+pub use pipeline::{Payload, Pipelined, Request, StatementId};
 pub use row::{Column, Row};
 pub use server_error::{ServerError, Severity};
 pub use session::{Session, SessionSettings};

@@ -26,6 +26,7 @@ mod migrate_change;
 mod migrate_choice;
 mod migrate_cluster;
 mod migrate_format;
+mod pipeline;
 mod precheck;
 mod precheck_objects;
 mod precheck_server;
