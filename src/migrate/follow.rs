@@ -278,8 +278,9 @@ async fn connect(
             let format = format::of_tuples(&apply.values);
             let applier = Applier::start(apply).await.map_err(|error| error.on(Side::Target))?;
             let (reader, reports) = direct(run, start, format, &applier).await?;
+            let runtime = reader.runtime();
             let read = read(reader, applier.input(), Arc::clone(&horizon));
-            return Ok((applier, Supply::direct(run, read, reports), horizon));
+            return Ok((applier, Supply::direct(run, &runtime, read, reports), horizon));
         }
     };
     // What is spooled cannot be asked for again in another format, and text is read everywhere.

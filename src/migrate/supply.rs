@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tracing::Instrument as _;
@@ -55,14 +56,15 @@ pub(super) enum Way {
 }
 
 impl Supply {
-    /// Straight from the source.
+    /// Straight from the source; what reads runs on that runtime.
     pub(super) fn direct<P: Fn() -> FeedbackPositions + Send + 'static>(
         run: &Run,
+        runtime: &Handle,
         read: impl Future<Output = Result<()>> + Send + 'static,
         reports: Reports<P>,
     ) -> Supply {
         let mut tasks = JoinSet::new();
-        tasks.spawn(read.in_current_span());
+        tasks.spawn_on(read.in_current_span(), runtime);
         let (stop_reports, stopped) = oneshot::channel();
         let reports = tokio::spawn(reports.run(stopped).in_current_span());
         let behind = run.may_spool().then(|| Behind::new(run.options.spool_after_bytes));

@@ -39,7 +39,7 @@ pub struct FeedbackPositions {
 pub struct StreamReader {
     batches: mpsc::Receiver<Result<Vec<StreamItem>>>,
     _reading: JoinSet<()>,
-    _thread: ReaderThread,
+    thread: ReaderThread,
 }
 
 /// The reporting half.
@@ -96,7 +96,7 @@ pub async fn start_stream(
     let mut reading = JoinSet::new();
     reading.spawn_on(gatherer.run(batches).in_current_span(), thread.reactor());
     Ok((
-        StreamReader { batches: received, _reading: reading, _thread: thread.clone() },
+        StreamReader { batches: received, _reading: reading, thread: thread.clone() },
         FeedbackWriter { frames: writer, reply_wanted, confirmed: Lsn::ZERO, _thread: thread },
     ))
 }
@@ -110,6 +110,12 @@ impl StreamReader {
     /// Safe.
     pub async fn next_batch(&mut self) -> Result<Vec<StreamItem>> {
         self.batches.recv().await.unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// The runtime of the reading thread: what takes the batches there need not be woken from another.
+    #[must_use]
+    pub fn runtime(&self) -> tokio::runtime::Handle {
+        self.thread.reactor().clone()
     }
 }
 
@@ -135,8 +141,12 @@ impl Gatherer {
         loop {
             let mut batch = Batch::default();
             let ended = self.fill(&mut batch).await;
-            if !batch.items.is_empty() && batches.send(Ok(batch.items)).await.is_err() {
-                return;
+            if !batch.items.is_empty() {
+                if batches.send(Ok(batch.items)).await.is_err() {
+                    return;
+                }
+                // Whoever takes it may be on this thread, and a nap would keep it from that.
+                tokio::task::yield_now().await;
             }
             match ended {
                 Some(Ok(())) => return,
