@@ -12,12 +12,12 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
+use super::answer::field;
 use super::group::GroupEnd;
-use super::lane::field;
-use super::write::{Body, Payload, Touches, Write};
+use super::write::{Body, Touches, Write};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, SlotName};
-use crate::wire::Session;
+use crate::wire::{Payload, Session};
 
 /// One of the target connections that changes are spread over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -14,6 +14,7 @@ use super::table::{BoundColumn, BoundTable, RowIdentity};
 use crate::error::{Error, ErrorKind};
 use crate::pg::SqlState;
 use crate::pgoutput::{Tuple, Value};
+use crate::wire::ServerError;
 
 /// What to do about a fault in a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,17 +31,17 @@ impl Fault {
     /// Judges a fault of the set-based plan.
     pub(super) fn verdict(&self) -> Verdict {
         match &self.cause {
-            FaultCause::Unprepared(_) => Verdict::Stop,
+            FaultCause::Unprepared(_) | FaultCause::Lost(_) => Verdict::Stop,
             FaultCause::Touched { .. } => Verdict::Replay(FallbackReason::Mismatch),
-            FaultCause::Server(error) => verdict(sqlstate(error)),
+            FaultCause::Server(error) => verdict(error.sqlstate),
         }
     }
 
     /// Whether something that the server evaluates for us names what it does not find (P58).
     pub(super) fn is_unresolved(&self) -> bool {
         match &self.cause {
-            FaultCause::Server(error) => sqlstate(error).is_some_and(|state| state.is_unresolved()),
-            FaultCause::Unprepared(_) | FaultCause::Touched { .. } => false,
+            FaultCause::Server(error) => error.sqlstate.is_some_and(|state| state.is_unresolved()),
+            FaultCause::Unprepared(_) | FaultCause::Lost(_) | FaultCause::Touched { .. } => false,
         }
     }
 
@@ -54,8 +55,9 @@ impl Fault {
         match &self.cause {
             FaultCause::Server(error) | FaultCause::Unprepared(error) => match Refusal::of(error) {
                 Some(Refusal { message, state }) => (Some(state), message),
-                None => (None, error.to_string()),
+                None => (None, error.message.clone()),
             },
+            FaultCause::Lost(error) => (None, error.to_string()),
             FaultCause::Touched { expected, touched } => {
                 (None, Touched { expected: *expected, touched: *touched }.to_string())
             }
@@ -65,8 +67,9 @@ impl Fault {
     /// The fault as an error of `doing`, of the kind that the server's answer has.
     pub(super) fn into_error(self, doing: &str) -> Error {
         match self.cause {
-            FaultCause::Server(error) => Error::from_postgres(doing, error),
-            FaultCause::Unprepared(error) => match Error::from_postgres(doing, error) {
+            FaultCause::Server(error) => error.during(doing),
+            FaultCause::Lost(error) => Error::new(error.kind(), doing).because(error),
+            FaultCause::Unprepared(error) => match error.during(doing) {
                 error if error.kind() == ErrorKind::Sql => error.into_kind(ErrorKind::Drift).hint(
                     "The target's definitions are not what they were at the start. Run the command again.",
                 ),
@@ -91,10 +94,6 @@ fn verdict(state: Option<SqlState>) -> Verdict {
         _ if matches!(state.class(), "08" | "53" | "57" | "58") => Verdict::Stop,
         _ => Verdict::Replay(FallbackReason::Refused),
     }
-}
-
-pub(super) fn sqlstate(error: &tokio_postgres::Error) -> Option<SqlState> {
-    error.code().and_then(|code| SqlState::from_code(code.code()))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -125,7 +124,7 @@ pub(super) fn refused(
             "The target has several such rows. Remove those that the source does not have, give the table the \
              source's key, and run the command again."
         }
-        FaultCause::Server(_) | FaultCause::Unprepared(_) => {
+        FaultCause::Server(_) | FaultCause::Unprepared(_) | FaultCause::Lost(_) => {
             "The target refuses what the source has. Nothing of this transaction or after it was applied; mend the \
              target and run the command again. `--quarantine park` would set such a row aside."
         }
@@ -135,6 +134,7 @@ pub(super) fn refused(
             Some(said) => said,
             None => return fault.into_error(&doing),
         },
+        FaultCause::Lost(_) => return fault.into_error(&doing),
         FaultCause::Touched { .. } => return fault.into_error(&doing).into_kind(ErrorKind::Apply).hint(hint),
     };
     if verdict(Some(said.state)) == Verdict::Stop {
@@ -153,10 +153,9 @@ struct Refusal {
 }
 
 impl Refusal {
-    fn of(error: &tokio_postgres::Error) -> Option<Refusal> {
-        let state = sqlstate(error)?;
-        let message = error.as_db_error()?.message();
-        Some(Refusal { message: without_value(message, state).to_owned(), state })
+    fn of(error: &ServerError) -> Option<Refusal> {
+        let state = error.sqlstate?;
+        Some(Refusal { message: without_value(&error.message, state).to_owned(), state })
     }
 }
 

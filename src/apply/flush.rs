@@ -37,18 +37,21 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    /// Connects, and makes durable what an engine before this one has left: the progress that was read may be
-    /// that of a commit not yet on disk, and the source is told of it at once.
+    /// A session that waits for the disk; until it is needed for that, it may serve for other things.
+    ///
+    /// # Errors
+    /// As [`Session::connect`].
+    pub(super) async fn connect(target: &Conninfo) -> Result<Session> {
+        let settings = SessionSettings::role("flush").set("synchronous_commit", "on");
+        Session::connect(target, &settings).await
+    }
+
+    /// Makes durable what an engine before this one has left: the progress that was read may be that of a commit not
+    /// yet on disk, and the source is told of it at once.
     ///
     /// # Errors
     /// As [`Error::from_postgres`] classes them.
-    pub(super) async fn start(
-        target: &Conninfo,
-        slot: &SlotName,
-        reporter: Arc<Reporter>,
-    ) -> Result<Flusher> {
-        let settings = SessionSettings::role("flush").set("synchronous_commit", "on");
-        let session = Session::connect(target, &settings).await?;
+    pub(super) async fn start(session: Session, slot: &SlotName, reporter: Arc<Reporter>) -> Result<Flusher> {
         let flusher = Flusher { session, slot: slot.clone(), reporter };
         flusher.write().await?;
         Ok(flusher)

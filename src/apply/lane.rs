@@ -1,33 +1,19 @@
 //! One connection to the target: prepared statements, a pipeline, and where it went wrong.
 //!
-//! Hazard: an unbounded pipeline fills both sockets and both memories (P89); and once a statement fails, all
-//! that follow fail as well. So bytes in flight are bounded, answers are read in order, and the first fault
-//! is the one that counts.
+//! Hazard: once a statement fails, all that follow are passed over, the reading of new statements, too. So the first
+//! fault is the one that counts, and what was to be prepared after it is not taken for known.
 
-use std::collections::{HashMap, VecDeque};
-use std::pin::Pin;
-use std::task::Poll;
-
-use bytes::Bytes;
-use futures_util::SinkExt;
-use tokio_postgres::types::FromSql;
-use tokio_postgres::{Client, CopyInSink, Row, Statement};
+use std::collections::HashMap;
 
 use super::checkpoint::LaneId;
-use super::write::{Body, Payload, Touches, Write};
+use super::write::{Body, Touches, Write};
 use crate::catalog::ReplicaRole;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::pg::{Conninfo, quote_literal};
-use crate::wire::{Session, SessionSettings};
+use crate::wire::{Connection, ConnectionSettings, Pipelined, Request, ServerError, StatementId};
 
-/// Bytes sent and not yet answered.
-const FLIGHT_BYTES_MAX: usize = 4 << 20;
-/// Statements sent and not yet answered.
-const FLIGHT_STATEMENTS_MAX: usize = 256;
 /// Prepared statements kept on the server.
 const STATEMENTS_MAX: usize = 1_000;
-/// Bytes of one CopyData message.
-const COPY_DATA_BYTES: usize = 256 << 10;
 
 /// Rows are always found through an index, one by one: a plan made while a table was small or never analysed
 /// must not read all of it later, and planning again for each array would cost more than it brings.
@@ -50,10 +36,10 @@ const ROLES: [&str; LaneId::MAX] = [
     "apply 9", "apply 10", "apply 11", "apply 12", "apply 13", "apply 14", "apply 15",
 ];
 
-/// A session with its statements.
+/// A connection with its statements.
 #[derive(Debug)]
 pub(super) struct Lane {
-    session: Session,
+    connection: Connection,
     statements: Statements,
     /// Of the source database.
     search_path: Option<String>,
@@ -69,10 +55,12 @@ pub(super) struct Fault {
 
 #[derive(Debug)]
 pub(super) enum FaultCause {
-    /// The statement could not even be prepared; nothing of this run was sent.
-    Unprepared(tokio_postgres::Error),
-    /// The server refused, or is gone.
-    Server(tokio_postgres::Error),
+    /// The statement could not even be prepared.
+    Unprepared(Box<ServerError>),
+    /// The server refused.
+    Server(Box<ServerError>),
+    /// The server is gone.
+    Lost(Error),
     /// Another number of rows than were sent.
     Touched { expected: u64, touched: u64 },
 }
@@ -81,221 +69,156 @@ impl Lane {
     /// Connects, with all that an apply session needs.
     ///
     /// # Errors
-    /// As [`Error::from_postgres`] classes them.
+    /// As [`Connection::connect`]; the server's refusal of a setting.
     pub(super) async fn connect(
         target: &Conninfo,
         id: LaneId,
         role: ReplicaRole,
         search_path: Option<String>,
     ) -> Result<Lane> {
-        let settings = SessionSettings::role(ROLES.get(id.index()).copied().unwrap_or("apply"));
-        let session = Session::connect(target, &settings).await?;
-        let failed = |error| Error::from_postgres("set up an apply session", error);
-        session.batch_execute(COMMIT).await.map_err(failed)?;
-        session.batch_execute(PLANNER).await.map_err(failed)?;
+        let settings = ConnectionSettings::sql(ROLES.get(id.index()).copied().unwrap_or("apply"));
+        let mut connection = Connection::connect(target, &settings).await?;
         let replica = match role {
             ReplicaRole::Settable => "SET session_replication_role = replica",
             ReplicaRole::ThroughAivenExtras => "SELECT aiven_extras.session_replication_role('replica')",
             // Then there are no triggers and foreign keys on the target before the cutover.
             ReplicaRole::Denied => "",
         };
-        session.batch_execute(replica).await.map_err(failed)?;
-        Ok(Lane { session, statements: Statements::default(), search_path })
+        connection.query(&format!("{COMMIT};{PLANNER};{replica}")).await?;
+        Ok(Lane { connection, statements: Statements::default(), search_path })
     }
 
-    /// The session, for statements outside the stream of changes.
-    pub(super) fn session(&self) -> &Session {
-        &self.session
-    }
-
-    /// Executes SQL without parameters.
-    pub(super) async fn simple(&self, sql: &str) -> Result<(), tokio_postgres::Error> {
-        self.session.batch_execute(sql).await
+    /// Executes one statement without parameters.
+    ///
+    /// # Errors
+    /// The [`Fault`], of no write.
+    pub(super) async fn simple(&mut self, sql: &str) -> Result<(), Fault> {
+        self.run(&[sql], &[]).await
     }
 
     /// Lets functions of the target find what they name as on the source (P58). Our own statements mean what
     /// they meant: `pg_catalog` stays first, and beyond it they qualify every name.
     ///
     /// It lasts as the transaction does: for good if that commits.
-    pub(super) async fn lend_search_path(&self) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn lend_search_path(&mut self) -> Result<()> {
         let Some(path) = &self.search_path else { return Ok(()) };
         let path = quote_literal(&format!("pg_catalog, {path}"));
-        self.simple(&format!("SELECT pg_catalog.set_config('search_path', {path}, false)")).await
+        let set = format!("SELECT pg_catalog.set_config('search_path', {path}, false)");
+        self.connection.query(&set).await.map(drop)
     }
 
-    /// Executes `prologue` and `writes` in order, many at a time, and compares the rows they touch.
+    /// Executes the statements of `prologue`, then `writes`, without waiting in between, and compares the rows that
+    /// they touch.
     ///
     /// # Errors
     /// The first [`Fault`]; what came after it may have been executed or not: roll back.
-    pub(super) async fn run(&mut self, prologue: Option<&str>, writes: &[&Write]) -> Result<(), Fault> {
-        // All at once and first: an answer that nobody reads would hold up the answer to a Parse.
-        let mut statements = Vec::with_capacity(writes.len());
-        for (at, write) in writes.iter().enumerate() {
-            let statement = self.statements.get(&self.session, &write.sql).await;
-            let unprepared = |error| Fault { at: Some(at), cause: FaultCause::Unprepared(error) };
-            statements.push(statement.map_err(unprepared)?);
+    pub(super) async fn run(&mut self, prologue: &[&str], writes: &[&Write]) -> Result<(), Fault> {
+        let Lane { connection, statements, .. } = self;
+        let bare = prologue.iter().map(|sql| (*sql, None));
+        let full = writes.iter().map(|write| (write.sql.as_str(), Some(*write)));
+        let (mut requests, mut statement_of) =
+            (Vec::with_capacity(prologue.len() + 2 * writes.len()), Vec::new());
+        statements.begin_run();
+        for (number, (sql, write)) in bare.chain(full).enumerate() {
+            let (statement, needs) = statements.get(sql);
+            if let Needs::Preparing { instead_of } = needs {
+                requests.extend(instead_of.map(|statement| Request::Forget { statement }));
+                requests.push(Request::Prepare { statement, sql });
+            }
+            requests.push(match write.map(|write| &write.body) {
+                None => Request::Execute { statement, parameters: &[] },
+                Some(Body::Parameters(parameters)) => Request::Execute { statement, parameters },
+                Some(Body::Copy(rows)) => Request::Copy { statement, rows },
+            });
+            statement_of.resize(requests.len(), number);
         }
-        let client: &Client = &self.session;
-        let mut flight = Flight::default();
-        if let Some(sql) = prologue {
-            let sent = async move { client.batch_execute(sql).await.map(|()| 0) };
-            flight.launch(None, Touches::Any, sql.len(), sent).await;
-        }
-        for (at, (write, statement)) in writes.iter().zip(&statements).enumerate() {
-            match &write.body {
-                Body::Parameters(parameters) => {
-                    flight.make_room().await?;
-                    let sent = execute(client, statement, parameters);
-                    flight.launch(Some(at), write.touches, write.bytes(), sent).await;
+        let of_write = |number: usize| number.checked_sub(prologue.len());
+        let pipelined = connection.pipeline(&requests).await;
+        let (at, error) =
+            match pipelined.map_err(|error| Fault { at: None, cause: FaultCause::Lost(error) })? {
+                Pipelined::Refused { at, error } => (at, error),
+                Pipelined::Done(touched) => {
+                    return compare(writes, touched.get(prologue.len()..).unwrap_or_default());
                 }
-                // All before it must have succeeded: tokio-postgres sends two Syncs for a COPY that never begins, and
-                // would take each answer after that for the one to another question. What follows need not wait.
-                Body::Copy(rows) => {
-                    flight.land_all().await?;
-                    let copying = async { fill(client.copy_in(statement).await?, rows.clone()).await };
-                    let mut sink = copying.await.map_err(|error| Fault::server(Some(at), error))?;
-                    let sent = async move { sink.as_mut().finish().await };
-                    flight.launch(Some(at), write.touches, rows.len(), sent).await;
-                }
+            };
+        for request in requests.get(at..).unwrap_or_default() {
+            if let Request::Prepare { sql, .. } = request {
+                statements.remove(sql);
             }
         }
-        flight.land_all().await
-    }
-}
-
-impl Fault {
-    fn server(at: Option<usize>, error: tokio_postgres::Error) -> Fault {
-        Fault { at, cause: FaultCause::Server(error) }
-    }
-}
-
-async fn execute(
-    client: &Client,
-    statement: &Statement,
-    parameters: &[Payload],
-) -> Result<u64, tokio_postgres::Error> {
-    client.execute_raw(statement, parameters).await
-}
-
-/// Sends the rows; what is still to come is the end of the COPY.
-async fn fill(
-    sink: CopyInSink<Bytes>,
-    mut rows: Bytes,
-) -> Result<Pin<Box<CopyInSink<Bytes>>>, tokio_postgres::Error> {
-    let mut sink = Box::pin(sink);
-    while !rows.is_empty() {
-        sink.send(rows.split_to(rows.len().min(COPY_DATA_BYTES))).await?;
-    }
-    sink.flush().await?;
-    Ok(sink)
-}
-
-fn check(
-    at: Option<usize>,
-    touches: Touches,
-    answer: Result<u64, tokio_postgres::Error>,
-) -> Result<(), Fault> {
-    match (touches, answer) {
-        (_, Err(error)) => Err(Fault::server(at, error)),
-        (Touches::Exactly(expected), Ok(touched)) if touched != expected => {
-            Err(Fault { at, cause: FaultCause::Touched { expected, touched } })
-        }
-        (Touches::Exactly(_) | Touches::Any, Ok(_)) => Ok(()),
-    }
-}
-
-/// Statements sent and not yet answered, oldest first.
-#[derive(Default)]
-struct Flight<'a> {
-    airborne: VecDeque<Airborne<'a>>,
-    bytes: usize,
-}
-
-struct Airborne<'a> {
-    at: Option<usize>,
-    touches: Touches,
-    bytes: usize,
-    answer: Pin<Box<dyn Future<Output = Result<u64, tokio_postgres::Error>> + Send + 'a>>,
-}
-
-impl<'a> Flight<'a> {
-    /// Sends a statement: tokio-postgres does so when its future is first polled.
-    async fn launch(
-        &mut self,
-        at: Option<usize>,
-        touches: Touches,
-        bytes: usize,
-        statement: impl Future<Output = Result<u64, tokio_postgres::Error>> + Send + 'a,
-    ) {
-        let mut answer: Pin<Box<dyn Future<Output = _> + Send + 'a>> = Box::pin(statement);
-        if let Poll::Ready(early) = futures_util::poll!(answer.as_mut()) {
-            answer = Box::pin(std::future::ready(early));
-        }
-        self.bytes += bytes;
-        self.airborne.push_back(Airborne { at, touches, bytes, answer });
-    }
-
-    /// Waits until one more may be sent.
-    async fn make_room(&mut self) -> Result<(), Fault> {
-        while self.bytes >= FLIGHT_BYTES_MAX || self.airborne.len() >= FLIGHT_STATEMENTS_MAX {
-            self.land().await?;
-        }
-        Ok(())
-    }
-
-    async fn land_all(&mut self) -> Result<(), Fault> {
-        while !self.airborne.is_empty() {
-            self.land().await?;
-        }
-        Ok(())
-    }
-
-    /// Waits for the oldest answer. After a fault the others are read too, so that the connection is at rest.
-    async fn land(&mut self) -> Result<(), Fault> {
-        let Some(oldest) = self.airborne.pop_front() else { return Ok(()) };
-        self.bytes -= oldest.bytes;
-        let landed = check(oldest.at, oldest.touches, oldest.answer.await);
-        if landed.is_err() {
-            for later in self.airborne.drain(..) {
-                // They fail because the first did, or are rolled back with it.
-                let _ = later.answer.await;
+        let cause = match requests.get(at) {
+            Some(Request::Prepare { .. }) => FaultCause::Unprepared(error),
+            Some(Request::Execute { .. } | Request::Copy { .. } | Request::Forget { .. }) | None => {
+                FaultCause::Server(error)
             }
-            self.bytes = 0;
-        }
-        landed
+        };
+        Err(Fault { at: statement_of.get(at).copied().and_then(of_write), cause })
     }
 }
 
-/// A column of an answer.
-///
-/// # Errors
-/// `Protocol` if it is not of the type that the query asks for.
-pub(super) fn field<'r, T: FromSql<'r>>(row: &'r Row, at: usize) -> Result<T> {
-    row.try_get(at).map_err(|error| {
-        Error::new(ErrorKind::Protocol, format!("read column {at} of the target's answer")).because(error)
-    })
+fn compare(writes: &[&Write], touched: &[u64]) -> Result<(), Fault> {
+    for (at, write) in writes.iter().enumerate() {
+        let touched = touched.get(at).copied().unwrap_or(0);
+        match write.touches {
+            Touches::Exactly(expected) if touched != expected => {
+                return Err(Fault { at: Some(at), cause: FaultCause::Touched { expected, touched } });
+            }
+            Touches::Exactly(_) | Touches::Any => {}
+        }
+    }
+    Ok(())
 }
 
 /// Prepared statements by their text; the least recently used one makes room.
 #[derive(Debug, Default)]
 struct Statements {
-    prepared: HashMap<String, (Statement, u64)>,
-    clock: u64,
+    prepared: HashMap<String, Prepared>,
+    run: u64,
+    last: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Prepared {
+    statement: StatementId,
+    /// In which run last.
+    used: u64,
+}
+
+/// What is to be done before a statement can be executed.
+enum Needs {
+    Nothing,
+    Preparing { instead_of: Option<StatementId> },
 }
 
 impl Statements {
-    async fn get(&mut self, client: &Client, sql: &str) -> Result<Statement, tokio_postgres::Error> {
-        self.clock += 1;
-        if let Some((statement, used)) = self.prepared.get_mut(sql) {
-            *used = self.clock;
-            return Ok(statement.clone());
+    fn begin_run(&mut self) {
+        self.run += 1;
+    }
+
+    fn get(&mut self, sql: &str) -> (StatementId, Needs) {
+        if let Some(prepared) = self.prepared.get_mut(sql) {
+            prepared.used = self.run;
+            return (prepared.statement, Needs::Nothing);
         }
-        let statement = client.prepare(sql).await?;
-        if self.prepared.len() >= STATEMENTS_MAX {
-            let oldest = self.prepared.iter().min_by_key(|(_, (_, used))| *used).map(|(sql, _)| sql.clone());
-            oldest.and_then(|sql| self.prepared.remove(&sql));
+        let instead_of = if self.prepared.len() >= STATEMENTS_MAX { self.make_room() } else { None };
+        self.last += 1;
+        let statement = StatementId(self.last);
+        self.prepared.insert(sql.to_owned(), Prepared { statement, used: self.run });
+        (statement, Needs::Preparing { instead_of })
+    }
+
+    /// Gives up the statement that was not used for longest, if it is none of this run.
+    fn make_room(&mut self) -> Option<StatementId> {
+        let (sql, oldest) = self.prepared.iter().min_by_key(|(_, prepared)| prepared.used)?;
+        let (sql, statement) = (sql.clone(), oldest.statement);
+        if oldest.used == self.run {
+            return None;
         }
-        self.prepared.insert(sql.to_owned(), (statement.clone(), self.clock));
-        Ok(statement)
+        self.prepared.remove(&sql);
+        Some(statement)
+    }
+
+    fn remove(&mut self, sql: &str) {
+        self.prepared.remove(sql);
     }
 }

@@ -21,6 +21,7 @@
 //! Everything left of `═▶` is synchronous and knows no socket; the lane is the only thing that does. There is
 //! one, and more of them while the stream lags: `crew` tells how they work beside each other and come together.
 
+mod answer;
 mod assemble;
 mod change;
 mod checkpoint;

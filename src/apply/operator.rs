@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::lane::field;
+use super::answer::field;
 use crate::catalog::{Column, Table};
 use crate::error::{Error, Result};
 use crate::pg::{Identifier, Oid, QualifiedName, RelationId};

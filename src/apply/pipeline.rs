@@ -62,16 +62,17 @@ impl Applier {
     pub async fn start(options: ApplyOptions) -> Result<Applier> {
         let (role, search_path) = (options.replica_role, options.search_path.clone());
         let lane = Lane::connect(&options.target, LaneId::FIRST, role, search_path).await?;
-        let checkpoint = Checkpoint::adopt(lane.session(), &options.slot, options.start).await?;
-        let (stored, ends) = (checkpoint.keyed(lane.session()).await?, checkpoint.ends());
-        let quarantine = Quarantine::load(lane.session(), &options.slot, options.refusals).await?;
+        let session = Flusher::connect(&options.target).await?;
+        let checkpoint = Checkpoint::adopt(&session, &options.slot, options.start).await?;
+        let (stored, ends) = (checkpoint.keyed(&session).await?, checkpoint.ends());
+        let quarantine = Quarantine::load(&session, &options.slot, options.refusals).await?;
         if quarantine.is_some() && options.values != ValueFormat::Text {
             return Err(Error::new(ErrorKind::Bug, "tell parked rows by their keys in a binary stream"));
         }
-        let facts = TargetFacts::load(lane.session(), &options.tables).await?;
+        let facts = TargetFacts::load(&session, &options.tables).await?;
 
         let reporter = Arc::new(Reporter::starting_at(options.start));
-        let flusher = Flusher::start(&options.target, &options.slot, Arc::clone(&reporter)).await?;
+        let flusher = Flusher::start(session, &options.slot, Arc::clone(&reporter)).await?;
         let (stats, outcome, hands) = <(Arc<ApplyStats>, Arc<Outcome>, Arc<Hands>)>::default();
         let (input, deliveries) = ApplyInput::new(options.input_bytes, outcome.until_stopped());
         let hiring = Hiring::new(

@@ -4,11 +4,9 @@
 //! source was. The number travels with the statement, and nothing commits before it was compared (P100).
 
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
-use tokio_postgres::types::{Format, IsNull, ToSql, Type};
+use bytes::Bytes;
 
 use super::change::{Cascade, Restart, Truncation};
 use super::encode::{BinaryArray, CopyFormat, CopyRows, Misfit, RecordArray, TextArray};
@@ -16,6 +14,7 @@ use super::plan::{Action, Batch, BatchRow, Planned};
 use super::statement::{Composer, Form, Parameter, Side, Statement, names, text_form, written};
 use super::table::{BoundTable, Carrier, Copying};
 use crate::pgoutput::{Tuple, Value};
+use crate::wire::Payload;
 
 /// Inserts of at least this many rows are copied in: below it the extra round trips cost more.
 const COPY_ROWS_MIN: usize = 200;
@@ -54,58 +53,6 @@ pub(super) enum Body {
 pub(super) enum Touches {
     Exactly(u64),
     Any,
-}
-
-/// A parameter's bytes, as they go to the wire.
-#[derive(Clone)]
-pub(super) enum Payload {
-    Text(Bytes),
-    Binary(Bytes),
-}
-
-impl Payload {
-    fn bytes(&self) -> &Bytes {
-        match self {
-            Payload::Text(bytes) | Payload::Binary(bytes) => bytes,
-        }
-    }
-}
-
-/// Shows no values: tokio-postgres logs parameters.
-impl fmt::Debug for Payload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.bytes().len())
-    }
-}
-
-impl ToSql for Payload {
-    fn to_sql(
-        &self,
-        _: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        out.put_slice(self.bytes());
-        Ok(IsNull::No)
-    }
-
-    fn accepts(_: &Type) -> bool {
-        true
-    }
-
-    fn to_sql_checked(
-        &self,
-        of: &Type,
-        out: &mut BytesMut,
-    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
-        self.to_sql(of, out)
-    }
-
-    fn encode_format(&self, _: &Type) -> Format {
-        match self {
-            Payload::Text(_) => Format::Text,
-            Payload::Binary(_) => Format::Binary,
-        }
-    }
 }
 
 impl Write {

@@ -1,12 +1,12 @@
 //! Turns groups into target transactions, and says how far the target has come.
 //!
-//! Hazard: batching is optimistic. Each chunk runs behind a savepoint; a violated constraint or a wrong
-//! number of rows rolls back to it, and the same changes are applied row by row in the source's order. The
-//! progress row is written in the same transaction, so that either both are there after a crash or neither.
+//! Hazard: batching is optimistic. A violated constraint or a wrong number of rows rolls the chunk back, the first of a
+//! group with its transaction, others to their savepoint; and the same changes are applied row by row in the source's
+//! order. The progress row is written in the same transaction, so that either both are there after a crash or neither.
 //!
 //! ```text
-//!   BEGIN ─ SAVEPOINT ─ batches ─ progress ─ COMMIT
-//!              │ fault: ROLLBACK TO, row by row ╯  (what is refused even so is parked, if that is wanted)
+//!   BEGIN ─ batches ─ [SAVEPOINT ─ batches ─ RELEASE …] ─ progress ─ COMMIT
+//!              │ fault: ROLLBACK [TO], row by row ╯  (what is refused even so is parked, if that is wanted)
 //!              ╰ deadlock: ROLLBACK, the group again, a few times
 //! ```
 
@@ -27,7 +27,7 @@ use super::positions::{Reached, Reporter};
 use super::quarantine::{News, Quarantine, Sifted};
 use super::stats::{ApplyStats, Tally};
 use super::stretch::Cost;
-use super::write::{Body, Write, writes};
+use super::write::{Write, writes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Lsn;
 
@@ -40,8 +40,9 @@ const ROUND: usize = 256;
 const ROUND_MIN: usize = 8;
 
 // The savepoint's name is ours alone; READ COMMITTED and READ WRITE, whatever the role's defaults are.
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; \
-    SET CONSTRAINTS ALL DEFERRED; SAVEPOINT pgstream_chunk";
+const BEGIN: [&str; 2] = ["BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "SET CONSTRAINTS ALL DEFERRED"];
+/// Of a group whose first chunk is to blame.
+const BEGIN_ANEW: [&str; 3] = ["ROLLBACK", BEGIN[0], BEGIN[1]];
 const NEXT: &str = "SAVEPOINT pgstream_chunk";
 const RELEASE: &str = "RELEASE SAVEPOINT pgstream_chunk";
 const BACK: &str = "ROLLBACK TO SAVEPOINT pgstream_chunk";
@@ -218,15 +219,15 @@ impl Writer {
         self.stats.count(&open.tally, end.transactions, elapsed);
         tracing::debug!(lane = self.id.index(), lsn = %end.end_lsn, transactions = end.transactions, changes = end.changes,
             elapsed_ms = elapsed.as_millis() as u64, "group committed");
-        // COMMIT is a bare round trip; so long a group waits at each of its other stops as well.
-        let stops = 2 + writes.iter().filter(|write| matches!(write.body, Body::Copy(_))).count();
-        let fixed = committing * u32::try_from(stops).unwrap_or(u32::MAX);
+        // COMMIT is a bare round trip; a group waits for another one, at its last statement.
+        let fixed = 2 * committing;
         Ok(Some(Cost { fixed: fixed.min(elapsed), elapsed, changes: end.changes }))
     }
 
     /// One try of a chunk, and of the commit if it is the group's last; how long that took.
     async fn attempt(&mut self, chunk: &Chunk, writes: &[Write], scope: Scope) -> Result<Duration, Failure> {
-        let prologue = if self.open.is_none() { BEGIN } else { NEXT };
+        let is_first = self.open.is_none();
+        let prologue: &[&str] = if is_first { &BEGIN } else { &[NEXT] };
         let open = self.open.get_or_insert_with(|| Open {
             since: Instant::now(),
             tally: Tally::default(),
@@ -241,7 +242,7 @@ impl Writer {
         let replanned = sifted.and_then(|sifted| sifted.replanned(&chunk.steps));
         let writes = replanned.as_deref().unwrap_or(writes);
         let all: Vec<&Write> = writes.iter().chain(&advance).collect();
-        match self.lane.run(Some(prologue), &all).await {
+        match self.lane.run(prologue, &all).await {
             Ok(()) => self.sifted(quarantine, news),
             Err(fault) if fault.at.is_some_and(|at| at < writes.len()) => match fault.verdict() {
                 Verdict::Replay(reason) => {
@@ -256,10 +257,12 @@ impl Writer {
                         "chunk replayed row by row"
                     );
                     self.stats.count_fallback(reason);
-                    self.bare(BACK, "roll a chunk back").await?;
+                    let back: &[&str] = if is_first { &BEGIN_ANEW } else { &[BACK] };
+                    let rolled_back = self.lane.run(back, &[]).await;
+                    rolled_back.map_err(|fault| Failure::of(fault, "roll a chunk back"))?;
                     // Whatever the fault was: a change behind it may be the first to need the path.
                     let lent = self.lane.lend_search_path().await;
-                    lent.map_err(|error| Failure::Final(Error::from_postgres("set a search_path", error)))?;
+                    lent.map_err(Failure::Final)?;
                     self.replay(chunk, &advance).await?;
                 }
                 Verdict::Retry | Verdict::Stop => {
@@ -273,6 +276,7 @@ impl Writer {
         let since = Instant::now();
         match &chunk.end {
             Some(end) => self.commit(end).await?,
+            None if is_first => {}
             None => self.bare(RELEASE, "go on with a large transaction").await?,
         }
         Ok(since.elapsed())
@@ -304,7 +308,7 @@ impl Writer {
             left = &left[done..];
         }
         let advance: Vec<&Write> = advance.iter().collect();
-        self.lane.run(None, &advance).await.map_err(|fault| self.bookkeeping_failed(fault))
+        self.lane.run(&[], &advance).await.map_err(|fault| self.bookkeeping_failed(fault))
     }
 
     /// Tells changes one by one, but those of parked rows; the last was `refused`, and is parked.
@@ -322,11 +326,11 @@ impl Writer {
             }
         }
         let all: Vec<&Write> = told.iter().map(|(_, _, _, write)| write).collect();
-        if let Err(fault) = self.lane.run(None, &all).await {
+        if let Err(fault) = self.lane.run(&[], &all).await {
             return Err(located(fault, &told, chunk));
         }
         let parking: Vec<&Write> = parking.iter().collect();
-        self.lane.run(None, &parking).await.map_err(|fault| Failure::of(fault, "park changes"))?;
+        self.lane.run(&[], &parking).await.map_err(|fault| Failure::of(fault, "park changes"))?;
         self.sifted(quarantine, news);
         Ok(())
     }
@@ -375,7 +379,7 @@ impl Writer {
     async fn expand(&mut self, lanes: usize, keyed: &BTreeSet<String>) -> Result<()> {
         let writes = self.checkpoint.expand(lanes, keyed);
         let writes: Vec<&Write> = writes.iter().collect();
-        let begun = self.lane.run(Some(BEGIN), &writes).await;
+        let begun = self.lane.run(&BEGIN, &writes).await;
         begun.map_err(|fault| self.bookkeeping_failed(fault).into_error())?;
         self.bare("COMMIT", "spread changes over lanes").await.map_err(Failure::into_error)?;
         self.checkpoint.expanded(lanes);
@@ -397,9 +401,7 @@ impl Writer {
     }
 
     async fn bare(&mut self, sql: &str, doing: &str) -> Result<(), Failure> {
-        self.lane.simple(sql).await.map_err(|error| {
-            Failure::of(Fault { at: None, cause: super::lane::FaultCause::Server(error) }, doing)
-        })
+        self.lane.simple(sql).await.map_err(|fault| Failure::of(fault, doing))
     }
 
     fn bookkeeping_failed(&self, fault: Fault) -> Failure {
@@ -410,7 +412,7 @@ impl Writer {
     }
 
     async fn rollback(&mut self) -> Result<()> {
-        self.lane.simple("ROLLBACK").await.map_err(|error| Error::from_postgres("roll a group back", error))
+        self.lane.simple("ROLLBACK").await.map_err(|fault| fault.into_error("roll a group back"))
     }
 }
 

@@ -21,7 +21,7 @@ mod written;
 pub use self::replay::replay_parked;
 pub(super) use self::sift::{News, Quarantine, Sifted};
 
-use super::lane::field;
+use super::answer::field;
 use crate::error::{Error, Result};
 use crate::pg::{QualifiedName, SlotName};
 use crate::wire::Session;

@@ -9,20 +9,24 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::written::{Written, columns_of};
 use super::{exists, name};
+use crate::apply::answer::field;
 use crate::apply::change::{Change, Step};
 use crate::apply::checkpoint::LaneId;
 use crate::apply::fault::Verdict;
-use crate::apply::lane::{Fault, FaultCause, Lane, field};
+use crate::apply::lane::{Fault, FaultCause, Lane};
 use crate::apply::operator::TargetFacts;
 use crate::apply::options::ApplyOptions;
 use crate::apply::plan::plan;
 use crate::apply::table::{Binder, BoundTable};
-use crate::apply::write::{Write, writes};
+use crate::apply::write::{Body, Touches, Write, writes};
 use crate::catalog::Table;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Lsn, QualifiedName};
+use crate::wire::{Payload, Session, SessionSettings};
 
 const CHAINS: &str = "
 SELECT schema_name, table_name, chain, min(ordinal), count(*) FROM pgstream.quarantine
@@ -32,12 +36,12 @@ const CHANGES: &str = "
 SELECT ordinal, key, kind, columns, old_row::text, new_row::text FROM pgstream.quarantine
 WHERE slot = $1 AND chain = $2 AND ordinal > $3 ORDER BY ordinal LIMIT $4";
 
-const DONE: &str = "DELETE FROM pgstream.quarantine WHERE slot = $1 AND chain = $2";
+const DONE: &str = "DELETE FROM pgstream.quarantine WHERE slot = $1 AND chain = $2::text::bigint";
 
 /// Why it still waits.
 const REFUSED: &str = "UPDATE pgstream.quarantine SET sqlstate = $2, message = $3 WHERE ordinal = $1";
 
-const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET CONSTRAINTS ALL DEFERRED";
+const BEGIN: [&str; 2] = ["BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "SET CONSTRAINTS ALL DEFERRED"];
 
 /// Changes that are told at once; also the most that are in memory.
 const AT_ONCE: i64 = 10_000;
@@ -52,14 +56,14 @@ const PASSES_MAX: usize = 8;
 /// table is not there.
 pub async fn replay_parked(options: &ApplyOptions) -> Result<u64> {
     let (role, search_path) = (options.replica_role, options.search_path.clone());
-    let lane = Lane::connect(&options.target, LaneId::FIRST, role, search_path).await?;
-    if !exists(lane.session()).await? {
+    let session = Session::connect(&options.target, &SessionSettings::role("replay")).await?;
+    if !exists(&session).await? {
         return Ok(0);
     }
-    let facts = TargetFacts::load(lane.session(), &options.tables).await?;
-    let lent = lane.lend_search_path().await;
-    lent.map_err(|error| Error::from_postgres("set a search_path", error))?;
-    let mut replay = Replay { lane, options, facts, shapes: HashMap::new() };
+    let facts = TargetFacts::load(&session, &options.tables).await?;
+    let mut lane = Lane::connect(&options.target, LaneId::FIRST, role, search_path).await?;
+    lane.lend_search_path().await?;
+    let mut replay = Replay { lane, session, options, facts, shapes: HashMap::new() };
     let mut left = replay.chains().await?;
     let mut replayed = 0;
     for _ in 0..PASSES_MAX {
@@ -91,6 +95,8 @@ type Shape = (QualifiedName, Vec<String>, Vec<String>);
 
 struct Replay<'a> {
     lane: Lane,
+    /// What is parked stays as it is until a chain is done, so it is read beside.
+    session: Session,
     options: &'a ApplyOptions,
     facts: TargetFacts,
     shapes: HashMap<Shape, Arc<BoundTable>>,
@@ -110,7 +116,7 @@ impl From<Error> for Failure {
 
 impl Replay<'_> {
     async fn chains(&self) -> Result<Vec<Chain>> {
-        let rows = self.lane.session().query(CHAINS, &[&self.options.slot.as_str()]).await;
+        let rows = self.session.query(CHAINS, &[&self.options.slot.as_str()]).await;
         let chain = |row| {
             let (id, first) = (field(row, 2)?, field(row, 3)?);
             Ok(Chain { table: name(row)?, id, first, changes: field::<i64>(row, 4)?.unsigned_abs() })
@@ -121,12 +127,11 @@ impl Replay<'_> {
     /// Applies a chain, or leaves no trace of it but why.
     async fn chain(&mut self, chain: &Chain) -> Result<bool> {
         let doing = || format!("replay what is parked of {}", chain.table.plain());
-        let failed = |error| Error::from_postgres(doing(), error);
-        self.lane.simple(BEGIN).await.map_err(failed)?;
+        self.lane.run(&BEGIN, &[]).await.map_err(|fault| fault.into_error(&doing()))?;
         let fault = match self.apply(chain).await {
             Ok(()) => match self.lane.simple("COMMIT").await {
                 Ok(()) => return Ok(true),
-                Err(error) => Fault { at: None, cause: FaultCause::Server(error) },
+                Err(fault) => fault,
             },
             Err(Failure::Refused(fault)) => fault,
             Err(Failure::Final(error)) => return Err(error),
@@ -134,11 +139,11 @@ impl Replay<'_> {
         if !matches!(fault.verdict(), Verdict::Replay(_)) {
             return Err(fault.into_error(&doing()));
         }
-        self.lane.simple("ROLLBACK").await.map_err(failed)?;
+        self.lane.simple("ROLLBACK").await.map_err(|fault| fault.into_error(&doing()))?;
         let (sqlstate, message) = fault.said();
         let sqlstate = sqlstate.map(|state| state.to_string());
-        let noted = self.lane.session().execute(REFUSED, &[&chain.first, &sqlstate, &message]).await;
-        noted.map_err(failed)?;
+        let noted = self.session.execute(REFUSED, &[&chain.first, &sqlstate, &message]).await;
+        noted.map_err(|error| Error::from_postgres(doing(), error))?;
         Ok(false)
     }
 
@@ -147,7 +152,7 @@ impl Replay<'_> {
         loop {
             let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
                 [&slot.as_str(), &chain.id, &last, &AT_ONCE];
-            let rows = self.lane.session().query(CHANGES, &parameters).await.map_err(unread)?;
+            let rows = self.session.query(CHANGES, &parameters).await.map_err(unread)?;
             // Of one shape each: of two the order would be lost.
             let mut runs: Vec<(u64, Vec<Step>)> = Vec::new();
             for row in &rows {
@@ -162,21 +167,29 @@ impl Replay<'_> {
             for (_, run) in &runs {
                 let writes: Vec<Write> = plan(run).iter().flat_map(writes).collect();
                 let writes: Vec<&Write> = writes.iter().collect();
-                self.lane.run(None, &writes).await.map_err(Failure::Refused)?;
+                self.lane.run(&[], &writes).await.map_err(Failure::Refused)?;
             }
             if rows.is_empty() {
                 break;
             }
         }
-        let done = self.lane.session().execute(DONE, &[&slot.as_str(), &chain.id]).await.map_err(unread)?;
-        if done != chain.changes {
-            let doing = format!("replay what is parked of {}", chain.table.plain());
-            return Err(Error::new(ErrorKind::State, doing)
-                .because(format!("{done} changes were there, and {} before", chain.changes))
-                .hint("See that no other pgstream runs for this migration.")
-                .into());
-        }
-        Ok(())
+        let parameters = [slot.to_string(), chain.id.to_string()];
+        let done = Write {
+            table: None,
+            sql: DONE.to_owned(),
+            body: Body::Parameters(parameters.map(|text| Payload::Text(Bytes::from(text))).into()),
+            touches: Touches::Exactly(chain.changes),
+        };
+        self.lane.run(&[], &[&done]).await.map_err(|fault| match fault.cause {
+            FaultCause::Touched { expected, touched } => {
+                let doing = format!("replay what is parked of {}", chain.table.plain());
+                let error = Error::new(ErrorKind::State, doing)
+                    .because(format!("{touched} changes were there, and {expected} before"))
+                    .hint("See that no other pgstream runs for this migration.");
+                Failure::Final(error)
+            }
+            _ => Failure::Refused(fault),
+        })
     }
 
     fn change(&mut self, name: &QualifiedName, row: &tokio_postgres::Row) -> Result<Change> {

@@ -9,15 +9,15 @@ use bytes::Bytes;
 
 use super::written::{RowKey, Unwritten, Written, columns_of, keys, written};
 use super::{DDL, Refusals, exists, name};
+use crate::apply::answer::field;
 use crate::apply::change::{Change, Step};
 use crate::apply::checkpoint::array;
 use crate::apply::event::SourceTransaction;
-use crate::apply::lane::field;
 use crate::apply::plan::plan;
-use crate::apply::write::{Body, Payload, Touches, Write, writes};
+use crate::apply::write::{Body, Touches, Write, writes};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{QualifiedName, SlotName, SqlState};
-use crate::wire::Session;
+use crate::wire::{Payload, Session};
 
 const KEYS: &str = "
 SELECT DISTINCT schema_name, table_name, key, new_key, chain FROM pgstream.quarantine WHERE slot = $1";
