@@ -49,6 +49,9 @@ const PINS: &[Pin] = &[
     // What our SQL means.
     pin("search_path", ""),
     pin("standard_conforming_strings", "on"),
+    // Serializable, lanes that commit side by side would abort each other.
+    pin("default_transaction_isolation", "read committed"),
+    pin("default_transaction_deferrable", "off"),
     // What may end or refuse our work (P53: a row filtered in silence is a row lost).
     pin("row_security", "off"),
     pin("default_transaction_read_only", "off"),

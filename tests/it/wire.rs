@@ -53,6 +53,7 @@ const ROLES: &str = "
     ALTER ROLE odd SET statement_timeout = '1ms';
     ALTER ROLE odd SET idle_in_transaction_session_timeout = '1ms';
     ALTER ROLE odd SET default_transaction_read_only = on;
+    ALTER ROLE odd SET default_transaction_isolation = 'serializable';
     ALTER ROLE odd SET jit = on;
     ALTER DATABASE postgres SET timezone = 'Asia/Tokyo';
     ALTER DATABASE postgres SET idle_session_timeout = '20s'";
@@ -299,6 +300,7 @@ async fn a_role_of_odd_habits_gets_our_settings_all_the_same() {
         ("idle_in_transaction_session_timeout", "0"),
         ("idle_session_timeout", "0"),
         ("default_transaction_read_only", "off"),
+        ("default_transaction_isolation", "read committed"),
         ("jit", "off"),
     ];
     for settings in [ConnectionSettings::sql("test"), ConnectionSettings::replication("test")] {
