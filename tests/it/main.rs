@@ -8,6 +8,8 @@ mod apply;
 mod cleanup;
 mod cluster;
 mod cluster_roles;
+mod copy_faults;
+mod copy_shapes;
 mod demo;
 mod digest;
 mod drift;

@@ -75,6 +75,11 @@ impl Engine {
         self.stderr.text()
     }
 
+    /// Its process, while it runs.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// SIGKILL, and the process reaped: nothing of it runs when this returns.
     pub(crate) async fn kill(mut self) -> Outcome {
         // An engine that has ended already is as dead.
