@@ -5,12 +5,13 @@
 //! target without it would take what the source refuses.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
+use super::build_watch::{self, BuildWatch};
 use super::run::Run;
 use super::state;
 use super::tables::TableGauge;
@@ -26,8 +27,14 @@ const SMALL_BYTES: u64 = 256 << 10;
 /// Builds of one transaction.
 const TOGETHER_MAX: usize = 64;
 
-/// Runs builds as they become ready.
+/// Runs builds as they become ready, and tells of them.
 pub(super) struct Builder {
+    watch: BuildWatch,
+    crew: Crew,
+}
+
+/// Those who build.
+struct Crew {
     schedule: Schedule,
     jobs: usize,
     budget: Budget,
@@ -39,6 +46,8 @@ pub(super) struct Builder {
     tables: TableGauge,
     headway: Arc<AtomicBool>,
     idle: Vec<Session>,
+    /// How many of them there are, for who watches.
+    at_work: Arc<AtomicUsize>,
     running: JoinSet<(Vec<Build>, Result<Session>)>,
 }
 
@@ -51,13 +60,15 @@ impl Builder {
         settings: BuildSettings,
     ) -> Result<Builder> {
         run.progress.builds(builds.len() as u64);
-        let session = SessionSettings::role("build");
+        let session = SessionSettings::role(build_watch::ROLE);
         // The note of a build is behind it in the WAL, and no phase is entered but by a session older than both.
         let session = match Flush::of(&run.target_may) {
             Flush::AtCommit => session,
             Flush::WithTheNote => session.set("synchronous_commit", "off"),
         };
-        Ok(Builder {
+        let at_work = Arc::new(AtomicUsize::new(0));
+        let watch = BuildWatch::of(run, Arc::clone(&at_work));
+        let crew = Crew {
             schedule: Schedule::new(builds, copied),
             jobs: run.options.index_jobs.get(),
             budget: run.budgets.builds.clone(),
@@ -69,8 +80,10 @@ impl Builder {
             tables: run.tables.clone(),
             headway: Arc::clone(&run.headway),
             idle: Vec::new(),
+            at_work,
             running: JoinSet::new(),
-        })
+        };
+        Ok(Builder { watch, crew })
     }
 
     /// Builds everything, each as soon as its table's rows are there; ends when all is built and no more
@@ -78,10 +91,18 @@ impl Builder {
     ///
     /// # Cancel safety
     /// Dropping it ends the sessions; what they had not finished is rolled back.
-    pub(super) async fn run(mut self, mut events: mpsc::Receiver<CopyEvent>) -> Result<()> {
+    pub(super) async fn run(self, events: mpsc::Receiver<CopyEvent>) -> Result<()> {
+        let (watch, crew) = (self.watch, self.crew);
+        watch.beside(crew.run(events)).await
+    }
+}
+
+impl Crew {
+    async fn run(mut self, mut events: mpsc::Receiver<CopyEvent>) -> Result<()> {
         let mut more = true;
         loop {
             self.start_ready();
+            self.at_work.store(self.running.len(), Ordering::Relaxed);
             if !more && self.running.is_empty() {
                 break;
             }

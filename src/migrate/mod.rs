@@ -21,6 +21,7 @@ mod adopt;
 mod analyze;
 mod budgets;
 mod build;
+mod build_watch;
 mod check;
 mod cleanup;
 pub mod cluster;
@@ -66,7 +67,9 @@ pub use cleanup::{
     CleanupOptions, Engines, Fate as CleanupFate, Item as CleanupItem, Kind as CleanupKind,
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
-pub use config::{AutoDdl, Ending, Full, IdentityChoice, Options, Output, Quarantine, Records, Spooling};
+pub use config::{
+    AutoDdl, Ending, Full, IdentityChoice, Options, Output, Quarantine, Records, Spooling,
+};
 pub use lock::Holder;
 pub use outcome::{Decisive, Ended, Figures, Outcome};
 pub use release::release_source;

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::building::Building;
+use super::copying::Copying;
 use super::tally::Tally;
-use super::text;
 
 const REDRAWS_PER_SECOND: u8 = 10;
 
@@ -15,6 +16,7 @@ struct Drawn {
     copy: Option<ProgressBar>,
     running: Option<ProgressBar>,
     builds: Option<ProgressBar>,
+    building: Option<ProgressBar>,
     follow: Option<ProgressBar>,
     /// All there is of one of several databases.
     summary: Option<ProgressBar>,
@@ -58,13 +60,14 @@ impl Bars {
             Layout::Bars => {}
             Layout::Line => return self.line(&mut drawn.summary, Place::Last, Some(tally.summary(now))),
         }
-        let copy = tally.copy_position();
+        let (copy, builds) = (tally.copying(), tally.building());
         // The copy stands above the builds, which are announced first.
-        self.bar(&mut drawn.copy, "copy", Place::Row(0), copy, &tally.copy_line(now).unwrap_or_default());
-        self.line(&mut drawn.running, Place::Row(1), copy.and_then(|_| tally.running_line()));
-        let builds = tally.build_position();
-        let built = builds.map(|(done, total)| format!("{} of {}", text::count(done), text::count(total)));
-        self.bar(&mut drawn.builds, "build", Place::Last, builds, &built.unwrap_or_default());
+        let copied = copy.map(|copy| (copy.position(), copy.line(now)));
+        self.bar(&mut drawn.copy, "copy", Place::Row(0), copied);
+        self.line(&mut drawn.running, Place::Row(1), copy.and_then(Copying::running_line));
+        let built = builds.map(|builds| ((builds.done, builds.total), builds.position_line()));
+        self.bar(&mut drawn.builds, "build", Place::Last, built);
+        self.line(&mut drawn.building, Place::Last, builds.and_then(Building::running_line));
         self.line(
             &mut drawn.follow,
             Place::Last,
@@ -86,8 +89,8 @@ impl Bars {
     /// Takes the bars off for good.
     pub(super) fn clear(&self) {
         let drawn = std::mem::take(&mut *self.drawn.lock().unwrap_or_else(PoisonError::into_inner));
-        let Drawn { copy, running, builds, follow, summary } = drawn;
-        for bar in [copy, running, builds, follow, summary].into_iter().flatten() {
+        let Drawn { copy, running, builds, building, follow, summary } = drawn;
+        for bar in [copy, running, builds, building, follow, summary].into_iter().flatten() {
             bar.finish_and_clear();
         }
     }
@@ -97,17 +100,16 @@ impl Bars {
         slot: &mut Option<ProgressBar>,
         name: &'static str,
         place: Place,
-        at: Option<(u64, u64)>,
-        text: &str,
+        at: Option<((u64, u64), String)>,
     ) {
-        let Some((done, total)) = at else { return remove(slot) };
+        let Some(((done, total), text)) = at else { return remove(slot) };
         let bar = slot.get_or_insert_with(|| {
             let bar = ProgressBar::no_length().with_style(style("{prefix:>5} [{bar:24}] {msg}"));
             self.put(place, bar.with_prefix(name))
         });
         bar.set_length(total);
         bar.set_position(done);
-        bar.set_message(text.to_owned());
+        bar.set_message(text);
     }
 
     fn line(&self, slot: &mut Option<ProgressBar>, place: Place, text: Option<String>) {

@@ -32,6 +32,7 @@ impl Obstacle {
             Obstacle::DiskFull => "room on a full disk",
             Obstacle::Connections => "a free connection",
             Obstacle::Lock => "a lock that others hold",
+            Obstacle::Standbys => "the source's standbys",
         }
     }
 }

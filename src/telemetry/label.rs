@@ -104,6 +104,26 @@ labels! {
 }
 
 labels! {
+    /// What an index build does, in this order.
+    BuildStep {
+        /// Waits, begins or ends; or all it does, where the kind of index tells nothing.
+        Other = "building",
+        /// Reads the table.
+        Scanning = "scanning",
+        /// Sorts what it has read.
+        Sorting = "sorting",
+        /// Writes the index.
+        Loading = "loading",
+    }
+}
+
+impl serde::Serialize for BuildStep {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.label())
+    }
+}
+
+labels! {
     /// Why a batch was rolled back and replayed row by row in the source's order.
     FallbackReason {
         /// A unique index refused the batch (23505).
@@ -126,6 +146,8 @@ labels! {
         Connections = "connections",
         /// Somebody else holds a lock on the target.
         Lock = "lock",
+        /// Standbys of the source fall behind while it is read.
+        Standbys = "standbys",
     }
 }
 
@@ -136,7 +158,7 @@ mod tests {
 
     #[test]
     fn labels_are_distinct_snake_case_words() {
-        let sets: [Vec<&str>; 7] = [
+        let sets: [Vec<&str>; 8] = [
             Phase::ALL.iter().map(|value| value.label()).collect(),
             Stage::ALL.iter().map(|value| value.label()).collect(),
             Side::ALL.iter().map(|value| value.label()).collect(),
@@ -144,6 +166,7 @@ mod tests {
             TableState::ALL.iter().map(|value| value.label()).collect(),
             FallbackReason::ALL.iter().map(|value| value.label()).collect(),
             Obstacle::ALL.iter().map(|value| value.label()).collect(),
+            BuildStep::ALL.iter().map(|value| value.label()).collect(),
         ];
         for set in sets {
             for (position, label) in set.iter().enumerate() {

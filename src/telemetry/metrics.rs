@@ -7,13 +7,14 @@
 //! Counters start at zero with every label value they can have, so that `rate()` sees the first increment.
 //! A gauge is absent until it is known: a lag that nobody measured yet must not read as zero.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusRecorder};
 
-use super::label::{ChangeKind, FallbackReason, Obstacle, Phase, Stage, TableState};
+use super::label::{BuildStep, ChangeKind, FallbackReason, Obstacle, Phase, Stage, TableState};
 use super::name::{self, Kind, Metric};
 use crate::error::{ErrorKind, Side};
 
@@ -174,6 +175,22 @@ impl DatabaseMetrics {
     /// Adds bytes of COPY data.
     pub fn copied_bytes(&self, bytes: u64) {
         self.copied_bytes.increment(bytes);
+    }
+
+    /// Sets how many index builds are at a step.
+    pub fn index_builds(&self, step: BuildStep, count: u64) {
+        self.gauge(&name::INDEX_BUILDS, &[("step", step.label())]).set(approximate(count));
+    }
+
+    /// Whether anybody can see what is recorded.
+    #[must_use]
+    pub fn are_on(&self) -> bool {
+        self.metrics.recorder.is_some()
+    }
+
+    /// Sets what may be copied in a second.
+    pub fn copy_limit(&self, bytes: Option<NonZeroU64>) {
+        self.gauge(&name::COPY_LIMIT_BYTES, &[]).set(approximate(bytes.map_or(0, NonZeroU64::get)));
     }
 
     /// Sets the WAL between the source's position and a stage of ours.

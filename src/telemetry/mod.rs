@@ -8,6 +8,8 @@
 //! [`Exporter`] the first is [`Metrics::off`] and the second has no reader.
 
 mod bars;
+mod building;
+mod copying;
 mod exporter;
 mod health;
 mod held_up;
@@ -19,10 +21,11 @@ mod progress;
 mod tally;
 pub mod text;
 
+pub use building::RunningBuild;
 pub use exporter::Exporter;
 pub use health::{Health, Life, Readiness};
 pub use held_up::HeldUp;
-pub use label::{ChangeKind, FallbackReason, Obstacle, Phase, Stage, TableState};
+pub use label::{BuildStep, ChangeKind, FallbackReason, Obstacle, Phase, Stage, TableState};
 pub use log::{LogFormat, LogOptions, MigrationId, Verbosity, init as init_log};
 pub use metrics::{ApplyGroup, DatabaseMetrics, Metrics};
 pub use name::{ALL as METRICS, Kind as MetricKind, Metric};

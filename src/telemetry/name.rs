@@ -54,6 +54,10 @@ metrics! {
         "Rows copied to the target by COPY.";
     COPIED_BYTES = "pgstream_copied_bytes_total", Kind::Counter, Some(Unit::Bytes),
         "Bytes of COPY data sent to the target.";
+    INDEX_BUILDS = "pgstream_index_builds", Kind::Gauge, Some(Unit::Count),
+        "Index builds that run on the target (12 and later tell), by what each does now.";
+    COPY_LIMIT_BYTES = "pgstream_copy_limit_bytes", Kind::Gauge, Some(Unit::Bytes),
+        "COPY data that may pass in a second, by --copy-rate or because standbys lag; 0 without a limit.";
     LAG_BYTES = "pgstream_replication_lag_bytes", Kind::Gauge, Some(Unit::Bytes),
         "WAL between the source's position and each stage of ours.";
     LAG_SECONDS = "pgstream_replication_lag_seconds", Kind::Gauge, Some(Unit::Seconds),
@@ -85,7 +89,7 @@ metrics! {
     WAITING = "pgstream_waiting_for_operator", Kind::Gauge, None,
         "1 while changes wait until the target's definitions are what the source's have become, else 0.";
     HELD_UP = "pgstream_held_up", Kind::Gauge, None,
-        "1 while work waits for room on a disk, a free connection or a lock that others hold, else 0.";
+        "1 while work waits for room on a disk, a free connection, a lock that others hold or lagging standbys, else 0.";
     RECONNECTS = "pgstream_reconnects_total", Kind::Counter, Some(Unit::Count),
         "Connections made again after one broke.";
     ERRORS = "pgstream_errors_total", Kind::Counter, Some(Unit::Count),

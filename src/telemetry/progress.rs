@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::bars::Bars;
+use super::building::RunningBuild;
 use super::label::Phase;
 use super::tally::{CopiedTable, FollowLine, Tally};
 use super::text;
@@ -136,9 +137,20 @@ impl Progress {
         self.periodic(|tally, now| tally.table_done(now, table));
     }
 
-    /// How many indexes and constraints there are to build.
+    /// So many more indexes and constraints are to be built.
     pub fn builds(&self, total: u64) {
         self.update(Instant::now(), |tally| tally.builds(total));
+    }
+
+    /// Those that run now, as the target tells of them; about once a second.
+    pub fn builds_running(&self, running: Vec<RunningBuild>) {
+        self.periodic(|tally, now| tally.builds_running(now, running));
+    }
+
+    /// Whether anything but warnings is shown.
+    #[must_use]
+    pub fn is_shown(&self) -> bool {
+        !matches!(self.shared.screen, Screen::Quiet(_))
     }
 
     /// One of them is built.

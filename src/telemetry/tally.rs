@@ -3,9 +3,10 @@
 //! Hazard: a database may hold a hundred thousand tables and be followed for weeks. So a line is due at an
 //! edge between phases or when enough time has passed, never because a row or a table was finished.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::building::{Building, RunningBuild};
+use super::copying::Copying;
 use super::label::Phase;
 use super::text;
 use crate::pg::Lsn;
@@ -15,7 +16,7 @@ const LINE_INTERVAL: Duration = Duration::from_secs(10);
 /// Between two lines once the target only keeps in step.
 const FOLLOW_INTERVAL: Duration = Duration::from_secs(60);
 /// A rate over less than this says nothing.
-const RATE_SPAN_MIN: Duration = Duration::from_millis(500);
+pub(super) const RATE_SPAN_MIN: Duration = Duration::from_millis(500);
 
 /// One table that has been copied whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,17 +44,6 @@ pub struct FollowLine {
     pub changes: u64,
 }
 
-#[derive(Debug, Default)]
-struct Copy {
-    bytes: u64,
-    bytes_total: u64,
-    rows: u64,
-    tables: u64,
-    tables_total: u64,
-    /// Tables being copied now and their sizes; as many as there are copy connections.
-    running: BTreeMap<String, u64>,
-}
-
 #[derive(Debug, Clone, Copy)]
 struct Followed {
     at: Instant,
@@ -67,8 +57,8 @@ struct Followed {
 pub(super) struct Tally {
     started: Instant,
     phase: Option<Phase>,
-    copy: Option<(Instant, Copy)>,
-    builds: Option<(u64, u64)>,
+    copy: Option<Copying>,
+    builds: Option<Building>,
     follow: Option<Followed>,
     line_due: Instant,
     /// Which database of several this is.
@@ -113,8 +103,10 @@ impl Tally {
         }
         self.spend(left, now);
         let summary = match left {
-            Some(Phase::Copying) => self.copy_summary(now),
-            Some(Phase::Building) => self.builds.map(|(done, _)| format!("{} built", text::count(done))),
+            Some(Phase::Copying) => self.copy.as_ref().map(|copy| copy.summary(now)),
+            Some(Phase::Building) => {
+                self.builds.as_ref().map(|builds| format!("{} built", text::count(builds.done)))
+            }
             _ => None,
         };
         self.line_due = now + LINE_INTERVAL * self.patience;
@@ -123,38 +115,41 @@ impl Tally {
     }
 
     pub(super) fn copy_started(&mut self, now: Instant, bytes_total: u64, tables_total: u64) {
-        self.copy = Some((now, Copy { bytes_total, tables_total, ..Copy::default() }));
+        self.copy = Some(Copying::new(now, bytes_total, tables_total));
     }
 
     pub(super) fn table_started(&mut self, name: &str, bytes: u64) {
-        if let Some((_, copy)) = &mut self.copy {
-            copy.running.insert(name.to_owned(), bytes);
+        if let Some(copy) = &mut self.copy {
+            copy.table_started(name, bytes);
         }
     }
 
     pub(super) fn copied(&mut self, now: Instant, bytes: u64) -> Option<String> {
-        if let Some((_, copy)) = &mut self.copy {
-            copy.bytes += bytes;
+        if let Some(copy) = &mut self.copy {
+            copy.passed(now, bytes);
         }
         self.work_due(now)
     }
 
     pub(super) fn table_done(&mut self, now: Instant, table: CopiedTable<'_>) -> Option<String> {
-        if let Some((_, copy)) = &mut self.copy {
-            copy.running.remove(table.name);
-            copy.tables += 1;
-            copy.rows += table.rows;
+        if let Some(copy) = &mut self.copy {
+            copy.table_done(table);
         }
         self.work_due(now)
     }
 
     pub(super) fn builds(&mut self, total: u64) {
-        self.builds = Some((self.builds.map_or(0, |(done, _)| done), total));
+        let builds = self.builds.get_or_insert_default();
+        builds.total = builds.done + total;
+    }
+
+    pub(super) fn builds_running(&mut self, now: Instant, running: Vec<RunningBuild>) -> Option<String> {
+        self.builds.get_or_insert_default().running = running;
+        self.work_due(now)
     }
 
     pub(super) fn build_done(&mut self, now: Instant) -> Option<String> {
-        let (done, total) = self.builds.unwrap_or_default();
-        self.builds = Some((done + 1, total));
+        self.builds.get_or_insert_default().done += 1;
         self.work_due(now)
     }
 
@@ -174,46 +169,15 @@ impl Tally {
         self.due(now).then(|| self.follow_line()).flatten().map(|line| self.stamped(now, &line))
     }
 
-    /// `12.3 GB of 80.0 GB (15 %), 41 of 312 tables, 210 MB/s, 5m 10s left`
-    pub(super) fn copy_line(&self, now: Instant) -> Option<String> {
-        let (started, copy) = self.copy.as_ref()?;
-        let span = now.saturating_duration_since(*started);
-        let mut line = format!(
-            "{} of {} ({} %), {} of {}",
-            text::bytes(copy.bytes),
-            text::bytes(copy.bytes_total.max(copy.bytes)),
-            percent(copy.bytes, copy.bytes_total),
-            text::count(copy.tables),
-            text::counted(copy.tables_total, "table"),
-        );
-        if span >= RATE_SPAN_MIN {
-            let rate = per_second(copy.bytes, span);
-            line += &format!(", {}/s", text::bytes(rate));
-            let left = copy.bytes_total.saturating_sub(copy.bytes);
-            // Estimates are off both ways; less than a second is not worth one.
-            if let Some(seconds) = left.checked_div(rate).filter(|seconds| *seconds > 0) {
-                line += &format!(", {} left", text::duration(Duration::from_secs(seconds)));
-            }
-        }
-        Some(line)
+    /// The copy, while there is something to copy.
+    pub(super) fn copying(&self) -> Option<&Copying> {
+        self.copy.as_ref().filter(|_| self.before(Phase::Building))
     }
 
-    /// The largest tables being copied: `orders (12.3 GB), events (8.00 GB) and 6 more`
-    pub(super) fn running_line(&self) -> Option<String> {
-        let (_, copy) = self.copy.as_ref()?;
-        let mut running: Vec<(&String, &u64)> = copy.running.iter().collect();
-        running.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
-        let shown: Vec<String> = running
-            .iter()
-            .take(3)
-            .map(|(name, bytes)| format!("{} ({})", text::printable(name), text::bytes(**bytes)))
-            .collect();
-        let more = running.len().saturating_sub(shown.len());
-        match (shown.is_empty(), more) {
-            (true, _) => None,
-            (false, 0) => Some(shown.join(", ")),
-            (false, more) => Some(format!("{} and {more} more", shown.join(", "))),
-        }
+    /// The builds, while any is left.
+    pub(super) fn building(&self) -> Option<&Building> {
+        let builds = self.builds.as_ref()?;
+        (builds.done < builds.total).then_some(builds)
     }
 
     /// `lag 12.3 MB, 120 tx/s, applied 16/B374D848`
@@ -221,17 +185,6 @@ impl Tally {
         let Followed { line, rate, .. } = self.follow?;
         let rate = rate.map(|rate| format!("{} tx/s, ", text::count(rate))).unwrap_or_default();
         Some(format!("lag {}, {rate}applied {}", text::bytes(line.lag_bytes), line.applied))
-    }
-
-    /// Bytes copied and to copy, while there is something to copy.
-    pub(super) fn copy_position(&self) -> Option<(u64, u64)> {
-        let (_, copy) = self.copy.as_ref()?;
-        (self.before(Phase::Building)).then_some((copy.bytes, copy.bytes_total.max(copy.bytes)))
-    }
-
-    /// Builds done and to do, while any is left.
-    pub(super) fn build_position(&self) -> Option<(u64, u64)> {
-        self.builds.filter(|(done, total)| done < total && self.before(Phase::CatchingUp))
     }
 
     /// Whether changes are being applied now.
@@ -251,11 +204,8 @@ impl Tally {
 
     /// Where this database of several stands, in one line.
     pub(super) fn summary(&self, now: Instant) -> String {
-        let copy = || self.copy_position().and_then(|_| self.copy_line(now));
-        let builds = || {
-            self.build_position()
-                .map(|(done, total)| format!("{} of {} built", text::count(done), text::count(total)))
-        };
+        let copy = || self.copying().map(|copy| copy.line(now));
+        let builds = || self.building().map(Building::line);
         let follow = || if self.is_following() { self.follow_line() } else { None };
         let phase = || self.phase.map_or("waiting", Phase::label).replace('_', " ");
         let work = copy().or_else(builds).or_else(follow).unwrap_or_else(phase);
@@ -288,11 +238,8 @@ impl Tally {
         if !self.due(now) {
             return None;
         }
-        let copy =
-            self.copy_position().and_then(|_| self.copy_line(now)).map(|line| format!("copied {line}"));
-        let builds = self
-            .build_position()
-            .map(|(done, total)| format!("{} of {} built", text::count(done), text::count(total)));
+        let copy = self.copying().map(|copy| format!("copied {}", copy.line(now)));
+        let builds = self.building().map(Building::line);
         let line = [copy, builds].into_iter().flatten().collect::<Vec<_>>().join("; ");
         (!line.is_empty()).then(|| self.stamped(now, &line))
     }
@@ -306,23 +253,6 @@ impl Tally {
         self.line_due = now + self.patience * if settled { FOLLOW_INTERVAL } else { LINE_INTERVAL };
         true
     }
-
-    fn copy_summary(&self, now: Instant) -> Option<String> {
-        let (started, copy) = self.copy.as_ref()?;
-        let span = now.saturating_duration_since(*started);
-        let rate = if span >= RATE_SPAN_MIN {
-            format!(" ({}/s)", text::bytes(per_second(copy.bytes, span)))
-        } else {
-            String::new()
-        };
-        Some(format!(
-            "copied {}, {}, {} in {}{rate}",
-            text::counted(copy.tables, "table"),
-            text::counted(copy.rows, "row"),
-            text::bytes(copy.bytes),
-            text::duration(span),
-        ))
-    }
 }
 
 fn add(spent: &mut Vec<(Phase, Duration)>, phase: Option<Phase>, time: Duration) {
@@ -333,17 +263,9 @@ fn add(spent: &mut Vec<(Phase, Duration)>, phase: Option<Phase>, time: Duration)
     }
 }
 
-fn per_second(amount: u64, span: Duration) -> u64 {
+pub(super) fn per_second(amount: u64, span: Duration) -> u64 {
     let millis = span.as_millis().max(1);
     u64::try_from(u128::from(amount) * 1_000 / millis).unwrap_or(u64::MAX)
-}
-
-/// Estimates are off both ways: never above 100, and 100 only when all is there.
-fn percent(done: u64, total: u64) -> u64 {
-    if total == 0 {
-        return 100;
-    }
-    u64::try_from(u128::from(done) * 100 / u128::from(total)).unwrap_or(100).min(100)
 }
 
 #[cfg(test)]
@@ -371,6 +293,7 @@ mod tests {
         for second in 0..30 {
             for _ in 0..40 {
                 lines.extend(tally.copied(at(start, second), MB / 4));
+                tally.table_started("t", MB / 4);
                 let table = CopiedTable { name: "t", rows: 1, bytes: MB / 4, elapsed: Duration::ZERO };
                 lines.extend(tally.table_done(at(start, second), table));
             }
@@ -464,33 +387,5 @@ mod tests {
         let seconds = Duration::from_secs;
         let expected = [(Phase::Copying, seconds(7)), (Phase::SchemaReady, seconds(1))];
         assert_eq!(tally.phases(at(start, 9)), expected);
-    }
-
-    #[test]
-    fn wrong_estimates_stay_sane() {
-        let start = Instant::now();
-        let mut tally = Tally::new(start);
-        tally.copy_started(start, MB, 1);
-        tally.copied(start, 3 * MB);
-        assert_eq!(tally.copy_line(start).unwrap(), "3.00 MB of 3.00 MB (100 %), 0 of 1 table");
-        assert_eq!(tally.copy_position(), Some((3 * MB, 3 * MB)));
-        tally.copy_started(start, 0, 0);
-        assert_eq!(tally.copy_line(start).unwrap(), "0 bytes of 0 bytes (100 %), 0 of 0 tables");
-    }
-
-    #[test]
-    fn the_largest_running_tables_come_first() {
-        let mut tally = copying(Instant::now());
-        for (name, size) in [("small", 1), ("a\u{1b}[2J", 9), ("mid", 5), ("least", 0), ("gone", 99)] {
-            tally.table_started(name, size * MB);
-        }
-        tally.table_done(
-            Instant::now(),
-            CopiedTable { name: "gone", rows: 0, bytes: 0, elapsed: Duration::ZERO },
-        );
-        assert_eq!(
-            tally.running_line().unwrap(),
-            "a [2J (9.00 MB), mid (5.00 MB), small (1.00 MB) and 1 more"
-        );
     }
 }

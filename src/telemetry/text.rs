@@ -52,6 +52,19 @@ pub fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{}", count(number), if number == 1 { "" } else { "s" })
 }
 
+/// The first three of a list, and how many more there are: `a, b, c and 4 more`; `None` of an empty one.
+#[must_use]
+pub fn first_few(list: impl ExactSizeIterator<Item = String>) -> Option<String> {
+    const SHOWN: usize = 3;
+    let more = list.len().saturating_sub(SHOWN);
+    let shown: Vec<String> = list.take(SHOWN).collect();
+    match (shown.is_empty(), more) {
+        (true, _) => None,
+        (false, 0) => Some(shown.join(", ")),
+        (false, more) => Some(format!("{} and {more} more", shown.join(", "))),
+    }
+}
+
 /// A duration to two units: `0.4s`, `42s`, `5m 10s`, `1h 02m`, `3d 04h`.
 #[must_use]
 pub fn duration(duration: Duration) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgstream::demo::{SeedOptions, Workload, WorkloadOptions, seed};
 use pgstream::error::{self, ErrorKind};
 use pgstream::telemetry::{
-    ApplyGroup, ChangeKind, Exporter, FallbackReason, METRICS, Obstacle, Phase, Stage, TableState,
+    ApplyGroup, BuildStep, ChangeKind, Exporter, FallbackReason, METRICS, Obstacle, Phase, Stage, TableState,
 };
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -56,6 +56,8 @@ fn record_everything(exporter: &Exporter) {
         database.tables(TableState::Ready, 3);
         database.copied_rows(10);
         database.copied_bytes(1_000);
+        database.index_builds(BuildStep::Scanning, 2);
+        database.copy_limit(std::num::NonZeroU64::new(1 << 20));
         database.lag_bytes(Stage::Applied, 16);
         database.lag_seconds(Duration::from_millis(1_500));
         database.waiting_for_operator(true);

@@ -4,11 +4,13 @@ use std::path::PathBuf;
 
 use crate::apply::{self, ParkedTable};
 use crate::error::{Error, ErrorKind, Result};
+use crate::migrate::build_watch;
 use crate::migrate::lock::{self, Holder};
 use crate::migrate::spooling;
 use crate::migrate::state::MigrationId;
 use crate::pg::{Conninfo, Lsn, PgTimestamp, SlotName};
 use crate::replication::{SlotState, slot_state, wal_position};
+use crate::telemetry::RunningBuild;
 use crate::wire::{Session, SessionSettings};
 
 /// What both servers said at about one moment.
@@ -43,6 +45,7 @@ pub(super) struct TargetLook {
     pub(super) engine: Option<Holder>,
     pub(super) error: Option<ErrorLook>,
     pub(super) copy: CopyLook,
+    pub(super) builds: Vec<RunningBuild>,
     pub(super) progress: Option<ProgressLook>,
     pub(super) spool: Option<SpoolLook>,
     pub(super) parked: Vec<ParkedTable>,
@@ -180,6 +183,7 @@ pub(super) async fn look_at_target(session: &Session, database: &str) -> Result<
         engine: lock::holder(session).await?,
         error,
         copy,
+        builds: build_watch::running(session).await?,
         progress,
         spool,
     }))

@@ -12,7 +12,7 @@ use crate::apply::ParkedTable;
 use crate::migrate::lock::Holder;
 use crate::pg::Lsn;
 use crate::replication::SlotState;
-use crate::telemetry::{Phase, text};
+use crate::telemetry::{Phase, RunningBuild, text};
 
 /// Done, of how much.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -102,6 +102,8 @@ pub struct DatabaseStatus {
     pub tables: Share,
     /// Bytes copied, as the tables lie on the source's disk.
     pub bytes: Share,
+    /// Builds that run on the target now.
+    pub builds: Vec<RunningBuild>,
     /// Rows copied.
     pub rows_copied: u64,
     /// Bytes of COPY data.
@@ -150,6 +152,7 @@ pub fn report(before: Option<&Look>, now: &Look) -> DatabaseStatus {
         engine: target.engine.clone(),
         tables: Share { done: copy.tables_done, total: copy.tables },
         bytes: Share { done: copy.bytes_done, total: copy.bytes },
+        builds: target.builds.clone(),
         rows_copied: copy.rows,
         bytes_copied: copy.copy_bytes,
         bytes_per_second,
@@ -309,6 +312,9 @@ impl DatabaseStatus {
                 line += &format!(", {}/s", text::bytes(rate));
             }
             lines.push(line);
+        }
+        if let Some(builds) = text::first_few(self.builds.iter().map(ToString::to_string)) {
+            lines.push(format!("  builds   {builds}"));
         }
         if self.transactions_applied > 0 {
             let transactions = text::counted(self.transactions_applied, "transaction");

@@ -4,6 +4,7 @@ use super::super::look::{CopyLook, ErrorLook, ProgressLook};
 use super::*;
 use crate::migrate::state::MigrationId;
 use crate::pg::PgTimestamp;
+use crate::telemetry::BuildStep;
 
 const MB: u64 = 1 << 20;
 
@@ -33,6 +34,7 @@ fn target(phase: &str) -> TargetLook {
             bytes_done: 60 * MB,
             bytes_recent: 60 * MB,
         },
+        builds: vec![],
         progress: None,
         spool: None,
         parked: vec![],
@@ -151,6 +153,8 @@ fn looks_at_two_migrations_are_not_compared() {
 #[test]
 fn people_read_one_line_for_each_thing() {
     let mut target = applied(MB, 0);
+    let (table, step) = ("app.orders".to_owned(), BuildStep::Scanning);
+    target.builds = vec![RunningBuild { table, step, done: 41, total: 100 }];
     target.error = Some(ErrorLook {
         message: "connect: refused\nby all".to_owned(),
         at: "2026-01-01T00:00:00Z".to_owned(),
@@ -162,6 +166,7 @@ fn people_read_one_line_for_each_thing() {
         "old into new: following for 1m 00s, migration 0123abcd\n  \
          engine   pid 42 (pgstream control)\n  \
          tables   1 of 4, 60.0 MB of 240 MB\n  \
+         builds   app.orders (scanning 41 %)\n  \
          applied  5 transactions, 7 changes\n  \
          lag      2.00 MB, at most 2.0s\n  \
          slot     pgstream_0123abcd, in use, keeps 3.00 MB of WAL, 100 MB until its limit\n  \
