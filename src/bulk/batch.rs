@@ -43,6 +43,7 @@ pub(super) async fn copy(
         return Ok(None);
     }
     let out: Vec<String> = tables.iter().map(|table| table.copy_out(None)).collect();
+    plan.meter.until_more_may_pass().await;
     let Some(copies) = source.copy_out_whole(&out.join("; "), BATCH_BYTES_MAX).await? else {
         return Ok(None);
     };

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -181,6 +181,9 @@ pub struct Pace {
     /// Connections that copy rows [default: two for each core of this machine, at most 8].
     #[arg(short = 'j', long, value_name = "N", value_parser = quantity::jobs)]
     pub copy_jobs: Option<NonZeroUsize>,
+    /// Copy no more than this a second, all databases and connections together, such as 50MB [default: any].
+    #[arg(long, value_name = "SIZE", value_parser = quantity::rate)]
+    pub copy_rate: Option<NonZeroU64>,
     /// Connections that apply changes while the target lags; auto adds some while that makes it faster [default: auto].
     #[arg(long, value_name = "auto|N", value_parser = quantity::lanes)]
     pub apply_lanes: Option<ApplyLanes>,

@@ -11,7 +11,8 @@ use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
 use crate::migrate::cluster::{Order, Roles, Wanted};
 use crate::migrate::{
-    AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output, Quarantine, Spooling,
+    AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output, Quarantine,
+    Spooling,
 };
 use crate::pg::Conninfo;
 use crate::precheck::{CheckChoice, TrialRestore, VersionRule};
@@ -274,6 +275,7 @@ impl MigrateArgs {
             copy_jobs: self.pace.copy_jobs.unwrap_or(defaults.copy_jobs),
             apply_lanes: self.pace.apply_lanes.unwrap_or(defaults.apply_lanes),
             index_jobs: self.pace.index_jobs.unwrap_or(defaults.index_jobs),
+            copy_rate: self.pace.copy_rate,
             split_bytes: self.pace.split_tables_larger_than.unwrap_or(defaults.split_bytes),
             lock_timeout: self.pace.lock_timeout.unwrap_or(defaults.lock_timeout),
             slot_wait: self.pace.slot_wait.unwrap_or(defaults.slot_wait),
@@ -336,7 +338,7 @@ mod tests {
     #[test]
     fn everything_given_arrives() {
         let line = "--method dump --replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
-                    -j 3 --index-jobs 2 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
+                    -j 3 --index-jobs 2 --copy-rate 5MB --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
                     --include-schema app,shop.\"X\" --exclude-schema log_* --excluded-extensions hstore \
                     --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin \
                     --work-dir /spool --spool-max 1TB --spool-after 5GB --metrics-addr 0.0.0.0:1 \
@@ -371,6 +373,7 @@ mod tests {
         assert_eq!(given.output, Output::Json);
         assert_eq!((given.copy_jobs.get(), given.index_jobs.get()), (3, 2));
         assert_ne!(given.split_bytes, defaults.split_bytes);
+        assert_eq!(given.copy_rate.map(std::num::NonZeroU64::get), Some(5 << 20));
         assert_ne!(given.lock_timeout, defaults.lock_timeout);
         assert_ne!(given.slot_wait, defaults.slot_wait);
         assert_ne!(given.status_interval, defaults.status_interval);

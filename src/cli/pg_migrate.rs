@@ -175,6 +175,7 @@ impl PgMigrateArgs {
                 copy_jobs: None,
                 apply_lanes: None,
                 index_jobs: None,
+                copy_rate: None,
                 split_tables_larger_than: None,
                 lock_timeout: None,
                 slot_wait: None,

@@ -3,7 +3,7 @@
 //! Hazard: a value typed after the wrong option may be a connection string with its password, so no error
 //! here repeats the text it was given.
 
-use std::num::{NonZeroU8, NonZeroUsize};
+use std::num::{NonZeroU8, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use crate::apply::ApplyLanes;
@@ -25,6 +25,9 @@ pub enum QuantityError {
     /// Not a count of connections.
     #[error("write a whole number from 1 to {JOBS_MAX}")]
     Jobs,
+    /// Not a rate.
+    #[error("write bytes a second as bytes or with a unit, more than none, such as 50MB")]
+    Rate,
     /// Not a number of lanes.
     #[error("write auto, or a whole number from 1 to 16")]
     Lanes,
@@ -72,6 +75,18 @@ pub(super) fn limit(text: &str) -> Result<Limit, QuantityError> {
     match text {
         "-1" => Ok(Limit(None)),
         size => bytes(size).map(|bytes| Limit(Some(bytes))),
+    }
+}
+
+/// Reads bytes a second; `/s` may follow.
+///
+/// # Errors
+/// [`QuantityError::Rate`] or [`QuantityError::TooLarge`].
+pub(super) fn rate(text: &str) -> Result<NonZeroU64, QuantityError> {
+    match bytes(text.strip_suffix("/s").unwrap_or(text)) {
+        Ok(bytes) => NonZeroU64::new(bytes).ok_or(QuantityError::Rate),
+        Err(QuantityError::TooLarge) => Err(QuantityError::TooLarge),
+        Err(_) => Err(QuantityError::Rate),
     }
 }
 
@@ -197,6 +212,16 @@ mod tests {
         }
         for text in ["18446744073709551616", "99999999TB", &"9".repeat(60)] {
             assert_eq!(bytes(text), Err(QuantityError::TooLarge), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn rates_are_sizes_of_something() {
+        for text in ["50MB", "50MB/s", "50 MB"] {
+            assert_eq!(rate(text).map(NonZeroU64::get), Ok(50 << 20), "{text:?}");
+        }
+        for text in ["0", "", "/s", "fast", "-1"] {
+            assert_eq!(rate(text), Err(QuantityError::Rate), "{text:?}");
         }
     }
 

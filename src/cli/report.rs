@@ -167,6 +167,7 @@ fn settings(order: &Order) -> Value {
         "copy_jobs": options.copy_jobs.get(),
         "apply_lanes": options.apply_lanes.to_string(),
         "index_jobs": options.index_jobs.get(),
+        "copy_rate": options.copy_rate,
         "split_bytes": options.split_bytes,
         "lock_timeout": text::duration(options.lock_timeout),
         "slot_wait": text::duration(options.slot_wait),

@@ -1,4 +1,4 @@
-//! What the databases of one command share: budgets of connections.
+//! What the databases of one command share: budgets of connections, and how fast all of them may copy.
 //!
 //! Hazard: hundreds of databases that all open their copy connections at once leave the application none
 //! (P03). Rows are copied and indexes built on one budget each, and only some databases are on their way to a
@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::config::Options;
+use super::throttle::Brake;
 use crate::bulk::{Budget, Turn};
 
 /// Handles for one database; a clone is a reference.
@@ -17,6 +18,7 @@ pub struct Budgets {
     pub copies: Budget,
     /// Connections that build indexes and constraints.
     pub builds: Budget,
+    pub(super) brake: Arc<Brake>,
     stage: Arc<Mutex<Option<Turn>>>,
 }
 
@@ -28,6 +30,7 @@ impl Budgets {
         Budgets {
             copies: Budget::new(options.copy_jobs),
             builds: Budget::new(options.index_jobs),
+            brake: Arc::new(Brake::new(options.copy_rate)),
             stage: Arc::default(),
         }
     }

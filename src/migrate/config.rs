@@ -4,7 +4,7 @@
 //! honoured; what is not honoured yet is not here.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -172,6 +172,8 @@ pub struct Options {
     pub pgbin: Option<PathBuf>,
     /// Connections that copy rows, on each side.
     pub copy_jobs: NonZeroUsize,
+    /// Bytes a second that all databases together may copy at most.
+    pub copy_rate: Option<NonZeroU64>,
     /// Connections that apply changes to the target while it lags.
     pub apply_lanes: ApplyLanes,
     /// Connections that build indexes and constraints on the target.
@@ -236,6 +238,7 @@ impl Options {
             method: MethodChoice::default(),
             pgbin: None,
             copy_jobs: Options::default_copy_jobs(),
+            copy_rate: None,
             apply_lanes: ApplyLanes::default(),
             index_jobs: NonZeroUsize::new(Options::INDEX_JOBS_DEFAULT).expect("a positive constant"),
             split_bytes: Options::SPLIT_BYTES_DEFAULT,

@@ -17,7 +17,7 @@ use super::run::Run;
 use super::selection::select;
 use super::shutdown::Shutdown;
 use super::state::{self, Snapshot};
-use super::{cutover, define, load};
+use super::{cutover, define, load, throttle};
 use crate::bulk::ledger::{self, TableState};
 use crate::bulk::{CopyEvent, CopyPlan, Keeper, OnRewrite, Rank, TableCopy, copy_tables};
 use crate::catalog::{self, Catalog};
@@ -50,7 +50,7 @@ pub(super) async fn go_on(run: &Run, stop: &mut Shutdown) -> Result<Outcome> {
         phase = Phase::SchemaReady;
     }
     if phase < Phase::Fenced {
-        stop.or_stop(run.alive(fill(run))).await?;
+        stop.or_stop(run.alive(throttle::beside(run, fill(run)))).await?;
         run.made_headway();
     }
     stop.or_stop(run.alive(complete(run))).await?;
@@ -189,7 +189,7 @@ struct Copy<'a> {
 
 impl Copy<'_> {
     async fn run(self, events: mpsc::Sender<CopyEvent>) -> Result<(), Broken> {
-        let meter = Arc::new(Meter::default());
+        let meter = Arc::new(self.run.meter());
         for _ in 0..LOCK_ROUNDS {
             let unfinished = load::unfinished(self.run).await?;
             if unfinished.is_empty() {

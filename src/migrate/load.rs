@@ -221,7 +221,7 @@ async fn copy(
     mut snapshot: Option<OpenSnapshot>,
     events: mpsc::Sender<CopyEvent>,
 ) -> Result<()> {
-    let meter = Arc::new(Meter::default());
+    let meter = Arc::new(run.meter());
     for _ in 0..WAVES {
         let unfinished = unfinished(run).await?;
         if unfinished.is_empty() {
@@ -291,7 +291,7 @@ pub(super) async fn copy_plan(
         search_path: source_search_path(&run.source).await?,
         replica_role: LoadRole::Origin,
         rewritten: OnRewrite::PutOff,
-        meter: Arc::default(),
+        meter: Arc::new(run.meter()),
         held_up: run.held_up.clone(),
     })
 }

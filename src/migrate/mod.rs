@@ -57,6 +57,7 @@ pub mod state;
 mod status;
 mod supply;
 mod tables;
+mod throttle;
 mod trial;
 mod unseen;
 

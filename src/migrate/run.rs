@@ -13,7 +13,8 @@ use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
 use super::{
-    abandon, cutover, define, dump, follow, load, membership, monitor, open, quarantine, spooling, unseen,
+    abandon, cutover, define, dump, follow, load, membership, monitor, open, quarantine, spooling, throttle,
+    unseen,
 };
 use crate::apply;
 use crate::bulk::ledger::{self, TableState as TableCopyState};
@@ -23,7 +24,7 @@ use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion, SystemIdentifier}
 use crate::precheck::{IdentityChoice, Method};
 use crate::schema::RestoreRun;
 use crate::telemetry::{self, DatabaseMetrics, Health, HeldUp, Phase, Progress, TableState};
-use crate::wire::Session;
+use crate::wire::{Meter, Session};
 use tokio::sync::OnceCell;
 
 /// Who watches a run, and who may stop it.
@@ -124,7 +125,7 @@ impl Run {
             phase = Phase::SchemaReady;
         }
         if phase <= Phase::Building {
-            stop.or_stop(self.alive(load::load(self, phase))).await?;
+            stop.or_stop(self.alive(throttle::beside(self, load::load(self, phase)))).await?;
             phase = Phase::CatchingUp;
         }
         self.budgets.leave_stage();
@@ -199,6 +200,11 @@ impl Run {
     /// What the operator wants of the source's tables.
     pub(super) fn wishes(&self, catalog: &Catalog) -> Result<Wishes> {
         Wishes::of(&self.identity, &self.options.filters, catalog)
+    }
+
+    /// Counts what is copied from now on, and holds it to the limit that all databases share.
+    pub(super) fn meter(&self) -> Meter {
+        Meter::throttled(self.budgets.brake.throttle())
     }
 
     /// The publications that the stream is made of.

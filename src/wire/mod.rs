@@ -11,7 +11,8 @@
 //!   `certificate`: total, and tested to be).
 //! - A future may be dropped anywhere: bytes and state live in [`Connection`], and what cannot be taken up
 //!   again refuses further use (`connection`, `copy`).
-//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], `ring`, `batch`).
+//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], `ring`, `batch`); how fast is a matter of
+//!   `throttle`.
 //!
 //! ```text
 //! connect ─▶ socket (tls) ─▶ login (auth, pins) ─▶ Connection ─┬─ query, execute      (simple protocol)
@@ -45,6 +46,7 @@ mod socket;
 mod splice;
 #[cfg(test)]
 mod testing;
+mod throttle;
 mod tls;
 
 pub use auth::AuthError;
@@ -64,3 +66,4 @@ pub use server_error::{ServerError, Severity};
 pub use session::{Session, SessionSettings};
 pub use socket::SocketError;
 pub use splice::{Meter, Spliced, splice};
+pub use throttle::Throttle;

@@ -7,6 +7,7 @@
 //!
 //! One task does both directions: the kernel's buffers overlap the work of the two servers, and what a core
 //! can pass on is several times what a COPY can produce. Memory is one [`Ring`] whatever the size of a row.
+//! Where there is a limit ([`Throttle`]) the source is not read for a while; it waits as it would for a slow target.
 
 use std::future::poll_fn;
 use std::io;
@@ -17,12 +18,14 @@ use std::time::Duration;
 
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::Sleep;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::connection::{Connection, Phase, hung_up};
 use crate::wire::copy::Direction;
 use crate::wire::message::BackendMessage;
 use crate::wire::ring::Ring;
+use crate::wire::throttle::Throttle;
 
 /// Bytes under way in one splice.
 const RING_BYTES: usize = 1 << 20;
@@ -33,16 +36,34 @@ const BATCH_BYTES: usize = 128 << 10;
 /// How long a connection may take to come back to ReadyForQuery after a failure of the other one.
 const UNWIND_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Progress of splices, for whoever watches.
+/// Progress of splices, for whoever watches, and the limit that they keep to.
 #[derive(Debug, Default)]
 pub struct Meter {
     bytes: AtomicU64,
+    throttle: Throttle,
 }
 
 impl Meter {
+    /// Counts from zero, and holds what it counts to that limit.
+    #[must_use]
+    pub fn throttled(throttle: Throttle) -> Meter {
+        Meter { bytes: AtomicU64::new(0), throttle }
+    }
+
     /// Adds bytes that went another way.
     pub(crate) fn count(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.throttle.spend(bytes);
+    }
+
+    /// Waits until more may pass: for what goes another way than through a splice.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn until_more_may_pass(&self) {
+        while let Some(pause) = self.throttle.pause() {
+            tokio::time::sleep(pause).await;
+        }
     }
 
     /// Payload bytes so far.
@@ -81,7 +102,7 @@ pub async fn splice(
         source.begin_copy(copy_out_sql, Direction::Out),
         target.begin_copy(copy_in_sql, Direction::In)
     );
-    let mut pump = Pump { source, target, ring: Ring::new(RING_BYTES), meter, metered: 0 };
+    let mut pump = Pump { source, target, ring: Ring::new(RING_BYTES), meter, metered: 0, nap: None };
     match (out, into) {
         (Ok(out), Ok(into)) if out == into => {}
         (Ok(out), Ok(into)) => {
@@ -103,6 +124,8 @@ struct Pump<'a> {
     ring: Ring,
     meter: &'a Meter,
     metered: u64,
+    /// Wakes us when the throttle may let more pass.
+    nap: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why the flow stands still for a moment, or for good.
@@ -206,6 +229,9 @@ impl Pump<'_> {
     /// Reads from the source into the ring.
     fn draw(&mut self, cx: &mut Context<'_>) -> Result<Moved> {
         let mut drawn = 0;
+        if self.must_wait(cx) {
+            return Ok(Moved::Nothing);
+        }
         while drawn < BATCH_BYTES && self.ring.held() < RING_BYTES / 2 {
             let early = self.source.input.raw();
             let space = self.ring.space();
@@ -236,7 +262,20 @@ impl Pump<'_> {
             drawn += count;
         }
         self.report();
+        self.meter.throttle.spend(drawn as u64);
         Ok(if drawn == 0 { Moved::Nothing } else { Moved::Bytes })
+    }
+
+    /// Whether the throttle lets nothing pass now; then this task is woken when it may.
+    fn must_wait(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(pause) = self.meter.throttle.pause() {
+            let nap = self.nap.insert(Box::pin(tokio::time::sleep(pause)));
+            if nap.as_mut().poll(cx).is_pending() {
+                return true;
+            }
+        }
+        self.nap = None;
+        false
     }
 
     /// Writes from the ring to the target.

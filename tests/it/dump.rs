@@ -400,7 +400,7 @@ async fn large_objects_that_may_not_be_read_block_with_a_way_out() {
 }
 
 /// The databases of `primary` on a standby of it, in the place of another server.
-async fn make_standby(primary: &Side, standby: &Side) {
+pub(crate) async fn make_standby(primary: &Side, standby: &Side) {
     use std::process::Command;
 
     let cluster = &standby.cluster;

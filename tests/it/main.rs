@@ -9,6 +9,7 @@ mod cleanup;
 mod cluster;
 mod cluster_roles;
 mod copy_faults;
+mod copy_pace;
 mod copy_shapes;
 mod demo;
 mod digest;
