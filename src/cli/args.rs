@@ -190,6 +190,12 @@ pub struct Pace {
     /// Connections that build indexes on the target [default: 4].
     #[arg(long, value_name = "N", value_parser = quantity::jobs)]
     pub index_jobs: Option<NonZeroUsize>,
+    /// Give each index build this much memory [default: a share of what the target's settings speak of].
+    #[arg(long, value_name = "SIZE", value_parser = quantity::memory)]
+    pub maintenance_work_mem: Option<u64>,
+    /// Let each index build have this many parallel workers [default: its share of the target's].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=1024))]
+    pub max_parallel_maintenance_workers: Option<u32>,
     /// Copy larger tables in parts of this size [default: 1GB].
     #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
     pub split_tables_larger_than: Option<u64>,

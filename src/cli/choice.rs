@@ -11,7 +11,7 @@ use super::quantity::TableList;
 use crate::catalog::{self, ExtensionRows, InvalidSelector, Owners, Reach};
 use crate::migrate::cluster::{Order, Roles, Wanted};
 use crate::migrate::{
-    AutoDdl, Ending, Full, IdentityChoice, MethodChoice, Options, Output, Quarantine,
+    AutoDdl, BuildAllowance, Ending, Full, IdentityChoice, MethodChoice, Options, Output, Quarantine,
     Spooling,
 };
 use crate::pg::Conninfo;
@@ -276,6 +276,10 @@ impl MigrateArgs {
             apply_lanes: self.pace.apply_lanes.unwrap_or(defaults.apply_lanes),
             index_jobs: self.pace.index_jobs.unwrap_or(defaults.index_jobs),
             copy_rate: self.pace.copy_rate,
+            build_allowance: BuildAllowance {
+                memory_bytes: self.pace.maintenance_work_mem,
+                parallel_workers: self.pace.max_parallel_maintenance_workers,
+            },
             split_bytes: self.pace.split_tables_larger_than.unwrap_or(defaults.split_bytes),
             lock_timeout: self.pace.lock_timeout.unwrap_or(defaults.lock_timeout),
             slot_wait: self.pace.slot_wait.unwrap_or(defaults.slot_wait),
@@ -338,7 +342,7 @@ mod tests {
     #[test]
     fn everything_given_arrives() {
         let line = "--method dump --replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
-                    -j 3 --index-jobs 2 --copy-rate 5MB --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
+                    -j 3 --index-jobs 2 --copy-rate 5MB --maintenance-work-mem 1GB --max-parallel-maintenance-workers 3 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
                     --include-schema app,shop.\"X\" --exclude-schema log_* --excluded-extensions hstore \
                     --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin \
                     --work-dir /spool --spool-max 1TB --spool-after 5GB --metrics-addr 0.0.0.0:1 \
@@ -373,6 +377,8 @@ mod tests {
         assert_eq!(given.output, Output::Json);
         assert_eq!((given.copy_jobs.get(), given.index_jobs.get()), (3, 2));
         assert_ne!(given.split_bytes, defaults.split_bytes);
+        let allowance = BuildAllowance { memory_bytes: Some(1 << 30), parallel_workers: Some(3) };
+        assert_eq!(given.build_allowance, allowance);
         assert_eq!(given.copy_rate.map(std::num::NonZeroU64::get), Some(5 << 20));
         assert_ne!(given.lock_timeout, defaults.lock_timeout);
         assert_ne!(given.slot_wait, defaults.slot_wait);

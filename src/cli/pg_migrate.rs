@@ -176,6 +176,8 @@ impl PgMigrateArgs {
                 apply_lanes: None,
                 index_jobs: None,
                 copy_rate: None,
+                maintenance_work_mem: None,
+                max_parallel_maintenance_workers: None,
                 split_tables_larger_than: None,
                 lock_timeout: None,
                 slot_wait: None,

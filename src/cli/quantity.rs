@@ -28,6 +28,9 @@ pub enum QuantityError {
     /// Not a rate.
     #[error("write bytes a second as bytes or with a unit, more than none, such as 50MB")]
     Rate,
+    /// Not what a build can be given.
+    #[error("write a size from 1MB to 1TB, such as 2GB")]
+    Memory,
     /// Not a number of lanes.
     #[error("write auto, or a whole number from 1 to 16")]
     Lanes,
@@ -88,6 +91,14 @@ pub(super) fn rate(text: &str) -> Result<NonZeroU64, QuantityError> {
         Err(QuantityError::TooLarge) => Err(QuantityError::TooLarge),
         Err(_) => Err(QuantityError::Rate),
     }
+}
+
+/// Reads a `maintenance_work_mem` that every server takes.
+///
+/// # Errors
+/// [`QuantityError::Memory`].
+pub(super) fn memory(text: &str) -> Result<u64, QuantityError> {
+    bytes(text).ok().filter(|bytes| (1 << 20..=1 << 40).contains(bytes)).ok_or(QuantityError::Memory)
 }
 
 /// Reads a duration, to the millisecond. A bare number is seconds.
@@ -212,6 +223,14 @@ mod tests {
         }
         for text in ["18446744073709551616", "99999999TB", &"9".repeat(60)] {
             assert_eq!(bytes(text), Err(QuantityError::TooLarge), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn memory_is_what_servers_take() {
+        assert_eq!((memory("1MB"), memory("1TB")), (Ok(1 << 20), Ok(1 << 40)));
+        for text in ["1023kB", "1025GB", "", "much"] {
+            assert_eq!(memory(text), Err(QuantityError::Memory), "{text:?}");
         }
     }
 

@@ -168,6 +168,8 @@ fn settings(order: &Order) -> Value {
         "apply_lanes": options.apply_lanes.to_string(),
         "index_jobs": options.index_jobs.get(),
         "copy_rate": options.copy_rate,
+        "maintenance_work_mem_bytes": options.build_allowance.memory_bytes,
+        "max_parallel_maintenance_workers": options.build_allowance.parallel_workers,
         "split_bytes": options.split_bytes,
         "lock_timeout": text::duration(options.lock_timeout),
         "slot_wait": text::duration(options.slot_wait),

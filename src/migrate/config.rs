@@ -149,6 +149,15 @@ impl Quarantine {
     }
 }
 
+/// What the operator gives each index build; what is not given is shared out by what the target says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BuildAllowance {
+    /// `maintenance_work_mem`, in bytes.
+    pub memory_bytes: Option<u64>,
+    /// `max_parallel_maintenance_workers`.
+    pub parallel_workers: Option<u32>,
+}
+
 /// How the result is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Output {
@@ -178,6 +187,8 @@ pub struct Options {
     pub apply_lanes: ApplyLanes,
     /// Connections that build indexes and constraints on the target.
     pub index_jobs: NonZeroUsize,
+    /// What each build may use of the target.
+    pub build_allowance: BuildAllowance,
     /// A larger table is copied in parts of about this size.
     pub split_bytes: u64,
     /// When to end.
@@ -241,6 +252,7 @@ impl Options {
             copy_rate: None,
             apply_lanes: ApplyLanes::default(),
             index_jobs: NonZeroUsize::new(Options::INDEX_JOBS_DEFAULT).expect("a positive constant"),
+            build_allowance: BuildAllowance::default(),
             split_bytes: Options::SPLIT_BYTES_DEFAULT,
             ending: Ending::default(),
             auto_ddl: AutoDdl::default(),

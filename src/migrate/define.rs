@@ -19,7 +19,7 @@ use crate::schema::{
     Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
-use crate::wire::Session;
+use crate::wire::{Session, SessionSettings};
 
 /// The archive on local disk, for as long as the tools need it.
 #[derive(Debug)]
@@ -119,8 +119,20 @@ fn fires_under_replica(entry: &Entry) -> bool {
 
 /// How builds run.
 pub(super) async fn build_settings(run: &Run) -> Result<BuildSettings> {
+    let share = schema::TargetSize::read(&run.target).await?.share(run.options.index_jobs.get());
+    let wanted = run.options.build_allowance;
+    let allowance = schema::Allowance {
+        memory_bytes: wanted.memory_bytes.unwrap_or(share.memory_bytes),
+        // A server that does not have the setting would refuse it.
+        parallel_workers: share.parallel_workers.map(|share| wanted.parallel_workers.unwrap_or(share)),
+    };
+    tracing::info!(
+        memory_bytes = allowance.memory_bytes,
+        parallel_workers = allowance.parallel_workers,
+        "each build may use"
+    );
     Ok(BuildSettings {
-        maintenance_work_mem: None,
+        allowance: Some(allowance),
         source_search_path: Some(source_search_path(&run.source).await?),
         tablespaces: Tablespaces::Default,
     })
@@ -179,11 +191,13 @@ impl Definitions {
     /// Foreign keys, and those of the entries that act when a row is written.
     async fn arm(&self, run: &Run, entries: &[DumpId]) -> Result<()> {
         let foreign_keys = Self::pending(run, self.plan.foreign_keys.clone()).await?;
+        let settings = build_settings(run).await?;
+        if !foreign_keys.is_empty() {
+            let session = Session::connect(&run.options.target, &SessionSettings::role("build")).await?;
+            schema::announce(&session, &foreign_keys, &settings).await?;
+        }
         let (_, nothing_to_wait_for) = mpsc::channel(1);
-        Builder::new(run, foreign_keys, |_| None, build_settings(run).await?)
-            .await?
-            .run(nothing_to_wait_for)
-            .await?;
+        Builder::new(run, foreign_keys, |_| None, settings).await?.run(nothing_to_wait_for).await?;
         self.restore(run, entries).await
     }
 }

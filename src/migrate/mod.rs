@@ -69,7 +69,7 @@ pub use cleanup::{
     Report as CleanupReport, Trouble as CleanupTrouble, Wanted as CleanupWanted, cleanup,
 };
 pub use config::{
-    AutoDdl, Ending, Full, IdentityChoice, Options, Output, Quarantine, Records, Spooling,
+    AutoDdl, BuildAllowance, Ending, Full, IdentityChoice, Options, Output, Quarantine, Records, Spooling,
 };
 pub use lock::Holder;
 pub use outcome::{Decisive, Ended, Figures, Outcome};

@@ -1,11 +1,22 @@
 //! Builds one index or constraint over a session.
 //!
+//! A foreign key is made in two steps: NOT VALID, for which both tables are locked for a moment, and VALIDATE, which
+//! reads all rows under a lock that keeps only other builds on the same table out (docs: `sql-altertable`, Notes).
+//! So the keys of many tables to one parent are validated side by side, and not one after the other.
+//!
+//! A primary key is made in one, not as a unique index that ADD CONSTRAINT … USING INDEX takes over. That would let
+//! the other indexes of its table be built beside it, but not earlier: taking it over needs the table alone, and so
+//! waits for them, with a connection of its own, while whatever else is to be built on the table waits behind it. Alone,
+//! the build has the parallel workers instead ([`crate::schema::Schedule`] keeps the others away without blocking
+//! anyone), and cores are as busy.
+//!
 //! Hazard: a build may have been made by a run that died before it could write that down, and be made twice
 //! (P52), or found half made. So we look first, by name and definition; and a build whose functions need the
 //! source's own `search_path` (P58) is given it, once, and only after it failed without.
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{SqlState, quote_literal};
+use crate::schema::allowance::Allowance;
 use crate::schema::definition::makes;
 use crate::schema::plan::{Build, BuildForm, BuildKind};
 use crate::wire::Session;
@@ -16,8 +27,8 @@ const ATTEMPTS_MAX: u32 = 5;
 /// What every build of a database is given.
 #[derive(Debug, Clone)]
 pub struct BuildSettings {
-    /// `maintenance_work_mem`, as `SET` takes it: `1GB`; `None` leaves the server's.
-    pub maintenance_work_mem: Option<String>,
+    /// Memory and workers for each; `None` leaves the server's.
+    pub allowance: Option<Allowance>,
     /// The `search_path` in force in the source database, for functions that depend on it; `None` never tries it.
     pub source_search_path: Option<String>,
     /// Whether indexes go to the tablespaces they had.
@@ -60,18 +71,22 @@ enum SearchPath<'a> {
 /// # Cancel safety
 /// Drop the session as well: the server may finish the build, and the next call finds it.
 pub async fn build(session: &Session, build: &Build, settings: &BuildSettings) -> Result<Built> {
-    if find(session, build).await? == Found::Whole {
-        return Ok(Built::Earlier);
-    }
     let mut attempt = 1;
     loop {
-        let Err(error) = execute(session, build, settings, SearchPath::Empty).await else {
+        let found = find(session, build).await?;
+        if found == Found::Whole {
+            return Ok(Built::Earlier);
+        }
+        let steps = steps(build, found);
+        let Err(error) = execute(session, build, &steps, settings, SearchPath::Empty).await else {
             return Ok(Built::Now);
         };
         match (error.sqlstate(), settings.source_search_path.as_deref()) {
             (Some(SqlState::DEADLOCK_DETECTED), _) if attempt < ATTEMPTS_MAX => attempt += 1,
             (Some(state), Some(path)) if state.is_unresolved() => {
-                execute(session, build, settings, SearchPath::Sources(path)).await.map_err(|_| error)?;
+                execute(session, build, &steps, settings, SearchPath::Sources(path))
+                    .await
+                    .map_err(|_| error)?;
                 return Ok(Built::WithSourceSearchPath);
             }
             (None, _) => return Err(error),
@@ -79,7 +94,7 @@ pub async fn build(session: &Session, build: &Build, settings: &BuildSettings) -
             (Some(_), _) => {
                 return match find(session, build).await {
                     Ok(Found::Whole) => Ok(Built::Earlier),
-                    Ok(Found::Nothing) | Err(_) => Err(error),
+                    Ok(Found::Nothing | Found::NotValid) | Err(_) => Err(error),
                 };
             }
         }
@@ -101,7 +116,7 @@ pub async fn build_together(
 ) -> Result<()> {
     let mut script = "BEGIN; ".to_owned();
     for build in builds {
-        script += &statements(build, settings, SearchPath::Empty);
+        script += &statements(build, &build.sql, settings, SearchPath::Empty);
         script += "; ";
     }
     script += note;
@@ -112,21 +127,77 @@ pub async fn build_together(
     Err(Error::from_postgres("build indexes of small tables", error))
 }
 
+/// Makes foreign keys that are not there, for rows to come: the first of the two steps of each. Taken for all before
+/// any is validated, no step waits for the second one of another. What fails is for [`build`] to tell.
+///
+/// # Errors
+/// `Connect` if the server stopped or the connection broke.
+/// # Cancel safety
+/// As [`build`].
+pub async fn announce(session: &Session, foreign_keys: &[Build], settings: &BuildSettings) -> Result<()> {
+    for build in foreign_keys.iter().filter(|build| may_be_validated_later(build)) {
+        let announced = async {
+            if find(session, build).await? != Found::Nothing {
+                return Ok(());
+            }
+            execute(session, build, &[not_valid(build)], settings, SearchPath::Empty).await
+        };
+        match announced.await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::Connect => return Err(error),
+            Err(error) => {
+                tracing::debug!(error = %crate::error::describe(&error), "foreign key not made yet")
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is left to run, each in a transaction of its own.
+fn steps(build: &Build, found: Found) -> Vec<String> {
+    let validate = || format!("ALTER TABLE ONLY {} VALIDATE CONSTRAINT {}", build.table, build.name);
+    match found {
+        Found::NotValid => vec![validate()],
+        Found::Nothing if may_be_validated_later(build) => vec![not_valid(build), validate()],
+        Found::Nothing | Found::Whole => vec![build.sql.clone()],
+    }
+}
+
+/// Whether a foreign key can be made without a look at the rows, and is meant to have had one.
+fn may_be_validated_later(build: &Build) -> bool {
+    let is_key = build.kind == BuildKind::ForeignKey && build.form == BuildForm::Constraint;
+    // A partitioned table refuses NOT VALID before 18; of these pg_dump does not write ONLY.
+    let is_checked = [" NOT VALID", " NOT ENFORCED"].iter().all(|end| !body(build).ends_with(end));
+    is_key && is_checked && build.sql.starts_with("ALTER TABLE ONLY ")
+}
+
+fn not_valid(build: &Build) -> String {
+    format!("{} NOT VALID", body(build))
+}
+
+fn body(build: &Build) -> &str {
+    build.sql.trim_end().trim_end_matches(';')
+}
+
 async fn execute(
     session: &Session,
     build: &Build,
+    steps: &[String],
     settings: &BuildSettings,
     path: SearchPath<'_>,
 ) -> Result<()> {
-    let script = format!("BEGIN; {}; COMMIT", statements(build, settings, path));
-    let Err(error) = session.batch_execute(&script).await else { return Ok(()) };
-    // The session is used again; if it is gone, the first error is the one that tells.
-    let _ = session.batch_execute("ROLLBACK").await;
-    Err(explain(build, error))
+    for step in steps {
+        let script = format!("BEGIN; {}; COMMIT", statements(build, step, settings, path));
+        let Err(error) = session.batch_execute(&script).await else { continue };
+        // The session is used again; if it is gone, the first error is the one that tells.
+        let _ = session.batch_execute("ROLLBACK").await;
+        return Err(explain(build, error));
+    }
+    Ok(())
 }
 
-/// A build's statements, for a transaction with which its settings end.
-fn statements(build: &Build, settings: &BuildSettings, path: SearchPath<'_>) -> String {
+/// A step of a build, for a transaction with which its settings end.
+fn statements(build: &Build, step: &str, settings: &BuildSettings, path: SearchPath<'_>) -> String {
     let mut script = String::new();
     let mut set = |name: &str, value: &str| {
         script += &format!("SELECT pg_catalog.set_config('{name}', {}, true); ", quote_literal(value));
@@ -138,8 +209,11 @@ fn statements(build: &Build, settings: &BuildSettings, path: SearchPath<'_>) -> 
             SearchPath::Sources(path) => path,
         },
     );
-    if let Some(memory) = &settings.maintenance_work_mem {
-        set("maintenance_work_mem", memory);
+    if let Some(allowance) = settings.allowance {
+        set("maintenance_work_mem", &format!("{}kB", allowance.memory_bytes >> 10));
+        if let Some(workers) = allowance.parallel_workers {
+            set("max_parallel_maintenance_workers", &workers.to_string());
+        }
     }
     set(
         "default_tablespace",
@@ -148,7 +222,7 @@ fn statements(build: &Build, settings: &BuildSettings, path: SearchPath<'_>) -> 
             Tablespaces::Keep => build.tablespace.as_deref().unwrap_or_default(),
         },
     );
-    script + &build.sql
+    script + step
 }
 
 fn explain(build: &Build, error: tokio_postgres::Error) -> Error {
@@ -198,6 +272,8 @@ fn describe(build: &Build) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
     Nothing,
+    /// A foreign key whose rows nobody has looked at yet.
+    NotValid,
     Whole,
 }
 
@@ -216,7 +292,15 @@ async fn find_constraint(session: &Session, build: &Build) -> Result<Found> {
          WHERE n.nspname = $1 AND r.relname = $2 AND k.conname = $3";
     let names = [build.table.schema.raw(), build.table.name.raw(), build.name.raw()];
     match look(session, build, SQL, &names).await? {
-        Some(row) => same(build, &column(build, &row, 0)?),
+        Some(row) => {
+            let definition: String = column(build, &row, 0)?;
+            match definition.strip_suffix(" NOT VALID") {
+                Some(valid) if may_be_validated_later(build) && makes(&build.sql, valid) => {
+                    Ok(Found::NotValid)
+                }
+                Some(_) | None => same(build, &definition),
+            }
+        }
         None => Ok(Found::Nothing),
     }
 }

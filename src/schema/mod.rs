@@ -20,6 +20,7 @@
 //! replays most of them. Indexes and constraints we build ourselves: each must be scheduled behind its own
 //! table, judged by SQLSTATE, and tried again alone.
 
+mod allowance;
 mod attempt;
 mod build;
 mod database;
@@ -40,7 +41,8 @@ mod setting;
 mod toc;
 mod tool;
 
-pub use build::{BuildSettings, Built, Tablespaces, build, build_together};
+pub use allowance::{Allowance, ParallelSize, TargetSize};
+pub use build::{BuildSettings, Built, Tablespaces, announce, build, build_together};
 pub use database::{
     CreatedDatabase, Creation, DatabaseDefinition, DatabaseLocale, DatabaseRight, DatabaseSetting,
     LocaleProvider, RightsKind, Stage, carry_database_properties, create_database, read_databases,

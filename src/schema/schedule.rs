@@ -2,13 +2,16 @@
 //!
 //! Hazard: until a table's replica identity has its index, each UPDATE and DELETE applied to it reads the whole
 //! table (P101). So identities go before all else, the largest tables first; no clock and no task in here.
+//!
+//! A constraint wants its table for itself, and indexes share it. A build that would only wait for a lock stays here
+//! and leaves its connection to one on another table.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use crate::pg::QualifiedName;
 use crate::schema::entry::DumpId;
-use crate::schema::plan::{Build, BuildKind};
+use crate::schema::plan::{Build, BuildForm, BuildKind};
 
 /// The builds of one database, handed out as their tables and the builds before them are done.
 ///
@@ -19,7 +22,10 @@ use crate::schema::plan::{Build, BuildKind};
 pub struct Schedule {
     waiting: HashMap<DumpId, Waiting>,
     ready: BTreeMap<Turn, Build>,
-    running: HashSet<DumpId>,
+    /// With the table that it holds, if any.
+    running: HashMap<DumpId, Option<QualifiedName>>,
+    /// Tables on which builds run.
+    held: HashMap<QualifiedName, Held>,
     /// Builds waiting for a table's rows.
     by_table: HashMap<QualifiedName, Vec<DumpId>>,
     /// Builds waiting for a build.
@@ -32,6 +38,14 @@ struct Waiting {
     turn: Turn,
     /// Builds before it, and its table's rows.
     reasons: usize,
+}
+
+/// How the builds that run on a table hold it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Held {
+    ByOne,
+    /// By so many at once.
+    Shared(usize),
 }
 
 /// The order of builds that are ready: identities, then by size, then as the archive has them.
@@ -53,7 +67,8 @@ impl Schedule {
         let mut schedule = Schedule {
             waiting: HashMap::new(),
             ready: BTreeMap::new(),
-            running: HashSet::new(),
+            running: HashMap::new(),
+            held: HashMap::new(),
             by_table: HashMap::new(),
             by_build: HashMap::new(),
         };
@@ -84,11 +99,30 @@ impl Schedule {
         self.step(waiting);
     }
 
-    /// The next build to run, if one is ready.
+    /// The next build to run, if one is ready and its table free for it.
     pub fn take(&mut self) -> Option<Build> {
-        let (_, build) = self.ready.pop_first()?;
-        self.running.insert(build.id);
+        let turn = self.next()?;
+        let build = self.ready.remove(&turn)?;
+        let held = match (hold(&build), self.held.get(&build.table)) {
+            (Hold::Not, _) => None,
+            (Hold::Alone, _) => Some(Held::ByOne),
+            (Hold::Shared, Some(Held::Shared(count))) => Some(Held::Shared(count + 1)),
+            (Hold::Shared, Some(Held::ByOne) | None) => Some(Held::Shared(1)),
+        };
+        if let Some(held) = held {
+            self.held.insert(build.table.clone(), held);
+        }
+        self.running.insert(build.id, held.map(|_| build.table.clone()));
         Some(build)
+    }
+
+    /// The first that is ready and would not wait for those that run.
+    fn next(&self) -> Option<Turn> {
+        let is_free = |build: &Build| match (hold(build), self.held.get(&build.table)) {
+            (Hold::Not, _) | (_, None) | (Hold::Shared, Some(Held::Shared(_))) => true,
+            (Hold::Alone, Some(_)) | (Hold::Shared, Some(Held::ByOne)) => false,
+        };
+        self.ready.iter().find(|(_, build)| is_free(build)).map(|(turn, _)| *turn)
     }
 
     /// Builds that are ready: the next one, and behind it others, if all are on tables of at most `bytes_max`; no
@@ -96,10 +130,10 @@ impl Schedule {
     pub fn take_some(&mut self, bytes_max: u64, builds_max: usize, jobs: usize) -> Vec<Build> {
         let share = self.ready.len() / jobs.max(1);
         let is_small = |turn: &Turn| turn.table_bytes.0.is_some_and(|bytes| bytes <= bytes_max);
-        let mut small = self.ready.first_key_value().is_some_and(|(turn, _)| is_small(turn));
+        let mut small = self.next().is_some_and(|turn| is_small(&turn));
         let mut taken: Vec<Build> = self.take().into_iter().collect();
         while small && taken.len() < share.min(builds_max) {
-            small = self.ready.first_key_value().is_some_and(|(turn, _)| is_small(turn));
+            small = self.next().is_some_and(|turn| is_small(&turn));
             if small {
                 taken.extend(self.take());
             }
@@ -109,7 +143,10 @@ impl Schedule {
 
     /// A build is done: what waited for it may be ready now.
     pub fn finish(&mut self, id: DumpId) {
-        if self.running.remove(&id) {
+        if let Some(held) = self.running.remove(&id) {
+            if let Some(table) = held {
+                self.let_go(&table);
+            }
             let waiting = self.by_build.remove(&id).unwrap_or_default();
             self.step(waiting);
         }
@@ -120,6 +157,15 @@ impl Schedule {
     #[must_use]
     pub fn left(&self) -> usize {
         self.waiting.len() + self.ready.len()
+    }
+
+    /// One build fewer runs on this table.
+    fn let_go(&mut self, table: &QualifiedName) {
+        match self.held.get_mut(table) {
+            Some(Held::Shared(count)) if *count > 1 => *count -= 1,
+            Some(Held::Shared(_) | Held::ByOne) => drop(self.held.remove(table)),
+            None => {}
+        }
     }
 
     /// One reason fewer for each of these.
@@ -136,6 +182,26 @@ impl Schedule {
     }
 }
 
+/// How a build holds its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Not,
+    /// CREATE INDEX: SHARE.
+    Shared,
+    /// ADD CONSTRAINT and the like: ACCESS EXCLUSIVE; VALIDATE: one at a time.
+    Alone,
+}
+
+fn hold(build: &Build) -> Hold {
+    match build.form {
+        BuildForm::Attachment => Hold::Not,
+        BuildForm::Constraint => Hold::Alone,
+        // pg_dump may write ALTER TABLE … CLUSTER ON behind it, or REPLICA IDENTITY USING.
+        BuildForm::Index if build.sql.trim_end().contains(";\n") => Hold::Alone,
+        BuildForm::Index => Hold::Shared,
+    }
+}
+
 /// Attachments take no time and may complete a partitioned table's primary key.
 fn rank(kind: BuildKind) -> u8 {
     match kind {
@@ -148,7 +214,6 @@ fn rank(kind: BuildKind) -> u8 {
 mod tests {
     use super::*;
     use crate::pg::Identifier;
-    use crate::schema::plan::BuildForm;
 
     fn build(id: u32, kind: BuildKind, table: &str, after: &[u32]) -> Build {
         Build {
@@ -188,6 +253,33 @@ mod tests {
         schedule.release(&QualifiedName::new("app", "small"));
         schedule.release(&QualifiedName::new("app", "big"));
         assert_eq!(drain(&mut schedule), [4, 3, 2, 1]);
+    }
+
+    #[test]
+    fn nobody_waits_for_a_table_that_a_constraint_has_for_itself() {
+        let constraint = |build: Build| Build { form: BuildForm::Constraint, ..build };
+        let clustered =
+            |build: Build| Build { sql: "CREATE INDEX …;\nALTER TABLE …;\n".to_owned(), ..build };
+        let builds = vec![
+            constraint(build(1, BuildKind::PrimaryKey, "big", &[])),
+            build(2, BuildKind::Index, "big", &[]),
+            build(3, BuildKind::Index, "big", &[]),
+            clustered(build(4, BuildKind::Index, "big", &[])),
+            build(5, BuildKind::Index, "small", &[]),
+        ];
+        let mut schedule = Schedule::new(builds, size);
+        for table in ["big", "small"] {
+            schedule.release(&QualifiedName::new("app", table));
+        }
+        assert_eq!(drain(&mut schedule), [1, 5], "a key of one table, and the index of another beside it");
+        schedule.finish(DumpId::new(5));
+        assert!(drain(&mut schedule).is_empty());
+        schedule.finish(DumpId::new(1));
+        assert_eq!(drain(&mut schedule), [2, 3], "indexes side by side");
+        schedule.finish(DumpId::new(2));
+        assert!(drain(&mut schedule).is_empty());
+        schedule.finish(DumpId::new(3));
+        assert_eq!((drain(&mut schedule), schedule.left()), (vec![4], 0));
     }
 
     #[test]

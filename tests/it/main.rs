@@ -8,6 +8,7 @@ mod apply;
 mod cleanup;
 mod cluster;
 mod cluster_roles;
+mod copy_builds;
 mod copy_faults;
 mod copy_pace;
 mod copy_shapes;

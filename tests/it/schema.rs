@@ -10,10 +10,10 @@ use pgstream::catalog::Owners;
 use pgstream::error::{Error, ErrorKind, describe};
 use pgstream::pg::{Conninfo, HostName, Identifier, QualifiedName};
 use pgstream::schema::{
-    Archive, Build, BuildForm, BuildKind, BuildSettings, Built, DumpEncoding, DumpId, DumpSettings,
-    EventTriggers, FilterSettings, Flush, Plan, RestoreRun, RestoreSettings, RestoreWarning,
-    RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, build, dump_definitions,
-    find_tools, restore, restore_privileges,
+    Allowance, Archive, Build, BuildForm, BuildKind, BuildSettings, Built, DumpEncoding, DumpId,
+    DumpSettings, EventTriggers, FilterSettings, Flush, Plan, RestoreRun, RestoreSettings, RestoreWarning,
+    RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, announce, build,
+    dump_definitions, find_tools, restore, restore_privileges,
 };
 use pgstream::wire::{Session, SessionSettings};
 
@@ -80,7 +80,7 @@ async fn connect(database: &Conninfo) -> Session {
 
 fn settings(source_search_path: Option<&str>) -> BuildSettings {
     BuildSettings {
-        maintenance_work_mem: Some("64MB".to_owned()),
+        allowance: Some(Allowance { memory_bytes: 64 << 20, parallel_workers: None }),
         source_search_path: source_search_path.map(str::to_owned),
         tablespaces: Tablespaces::Default,
     }
@@ -236,6 +236,53 @@ pub(crate) async fn a_build_gets_the_search_path_it_needs(target: &Conninfo) {
     assert_eq!(row.get::<_, String>(0), "{}", "it was lent for that build alone");
 }
 
+fn foreign_key(table: &str, text: &str) -> Build {
+    let sql = format!("ALTER TABLE {text};\n");
+    let build = build_of("to_t", BuildForm::Constraint, BuildKind::ForeignKey, &sql);
+    Build { table: QualifiedName::new("app", table), ..build }
+}
+
+/// A key is there before its rows are looked at, whoever dies in between; and what was never looked at stays so.
+pub(crate) async fn foreign_keys_are_made_in_two_steps(target: &Conninfo) {
+    let session = connect(target).await;
+    let sql = "CREATE SCHEMA app; CREATE TABLE app.t (a int PRIMARY KEY); INSERT INTO app.t VALUES (1); \
+               CREATE TABLE app.child (a int); INSERT INTO app.child VALUES (1), (2); \
+               CREATE TABLE app.unseen (a int); INSERT INTO app.unseen VALUES (3); \
+               CREATE TABLE app.many (a int) PARTITION BY LIST (a); \
+               CREATE TABLE app.one PARTITION OF app.many FOR VALUES IN (1); INSERT INTO app.many VALUES (1)";
+    session.batch_execute(sql).await.expect("tables");
+    let key = "ADD CONSTRAINT to_t FOREIGN KEY (a) REFERENCES app.t(a) ON DELETE CASCADE";
+    let child = foreign_key("child", &format!("ONLY app.child\n    {key}"));
+    let unseen = foreign_key("unseen", &format!("ONLY app.unseen\n    {key} NOT VALID"));
+    let many = foreign_key("many", &format!("app.many\n    {key}"));
+    let mut keys = vec![child, unseen];
+    let mut expected_at_last = "app.child true, app.unseen false";
+    if session.version().major() >= 11 {
+        keys.push(many);
+        expected_at_last = "app.child true, app.many true, app.unseen false";
+    }
+    let settings = settings(None);
+    let are = async || {
+        let sql = "SELECT coalesce(string_agg(conrelid::regclass::text || ' ' || convalidated, ', ' ORDER BY conrelid::regclass::text), '') \
+                     FROM pg_constraint WHERE contype = 'f' AND conrelid <> 'app.one'::regclass";
+        session.query_one(sql, &[]).await.expect("constraints").get::<_, String>(0)
+    };
+    for _ in 0..2 {
+        announce(&session, &keys, &settings).await.expect("a first step");
+        assert_eq!(are().await, "app.child false");
+    }
+    let (kind, text) = kind_of(build(&session, &keys[0], &settings).await);
+    assert_eq!(kind, ErrorKind::Schema);
+    assert!(text.contains("Key (a)=(2) is not present"), "{text}");
+    session.batch_execute("DELETE FROM app.child WHERE a = 2").await.expect("one row fewer");
+    for expected in [Built::Now, Built::Earlier] {
+        for key in &keys {
+            assert_eq!(build(&session, key, &settings).await.expect("a build"), expected, "{key:?}");
+        }
+    }
+    assert_eq!(are().await, expected_at_last);
+}
+
 /// The tools for a server.
 pub(crate) async fn tools(database: &Conninfo) -> Tools {
     let version = connect(database).await.version();
@@ -267,6 +314,12 @@ async fn grants_to_a_missing_role_are_named() {
 async fn a_build_is_made_once_and_not_mistaken() {
     let target = Scenario::shared("builds").await.target;
     builds_are_made_once(&conninfo(&target)).await;
+}
+
+#[tokio::test]
+async fn a_foreign_key_is_made_first_and_validated_after() {
+    let target = Scenario::shared("keys").await.target;
+    foreign_keys_are_made_in_two_steps(&conninfo(&target)).await;
 }
 
 #[tokio::test]
