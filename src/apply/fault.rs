@@ -32,7 +32,7 @@ impl Fault {
     pub(super) fn verdict(&self) -> Verdict {
         match &self.cause {
             FaultCause::Unprepared(_) | FaultCause::Lost(_) => Verdict::Stop,
-            FaultCause::Touched { .. } => Verdict::Replay(FallbackReason::Mismatch),
+            FaultCause::Touched { .. } | FaultCause::Miscounted => Verdict::Replay(FallbackReason::Mismatch),
             FaultCause::Server(error) => verdict(error.sqlstate),
         }
     }
@@ -41,7 +41,19 @@ impl Fault {
     pub(super) fn is_unresolved(&self) -> bool {
         match &self.cause {
             FaultCause::Server(error) => error.sqlstate.is_some_and(|state| state.is_unresolved()),
-            FaultCause::Unprepared(_) | FaultCause::Lost(_) | FaultCause::Touched { .. } => false,
+            FaultCause::Unprepared(_)
+            | FaultCause::Lost(_)
+            | FaultCause::Touched { .. }
+            | FaultCause::Miscounted => false,
+        }
+    }
+
+    /// Whether the server does not know how to do this, in the form it was asked for.
+    pub(super) fn is_unsupported(&self) -> bool {
+        match &self.cause {
+            FaultCause::Unprepared(_) => true,
+            FaultCause::Server(error) => error.sqlstate.is_some_and(|state| state.class() == "0A"),
+            FaultCause::Lost(_) | FaultCause::Touched { .. } | FaultCause::Miscounted => false,
         }
     }
 
@@ -61,6 +73,7 @@ impl Fault {
             FaultCause::Touched { expected, touched } => {
                 (None, Touched { expected: *expected, touched: *touched }.to_string())
             }
+            FaultCause::Miscounted => (None, Miscounted.to_string()),
         }
     }
 
@@ -78,6 +91,7 @@ impl Fault {
             FaultCause::Touched { expected, touched } => {
                 Error::new(ErrorKind::Apply, doing).because(Touched { expected, touched })
             }
+            FaultCause::Miscounted => Error::new(ErrorKind::Apply, doing).because(Miscounted),
         }
     }
 }
@@ -103,6 +117,10 @@ struct Touched {
     touched: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another number of rows was touched than was sent")]
+struct Miscounted;
+
 /// The error of a change that cannot be applied: the last word on `step`.
 pub(super) fn refused(
     fault: Fault,
@@ -120,7 +138,7 @@ pub(super) fn refused(
             "The row is not on the target: something else writes there, or it was not copied. Find who, put the row \
              back as it is on the source, and run the command again."
         }
-        FaultCause::Touched { .. } => {
+        FaultCause::Touched { .. } | FaultCause::Miscounted => {
             "The target has several such rows. Remove those that the source does not have, give the table the \
              source's key, and run the command again."
         }
@@ -135,7 +153,9 @@ pub(super) fn refused(
             None => return fault.into_error(&doing),
         },
         FaultCause::Lost(_) => return fault.into_error(&doing),
-        FaultCause::Touched { .. } => return fault.into_error(&doing).into_kind(ErrorKind::Apply).hint(hint),
+        FaultCause::Touched { .. } | FaultCause::Miscounted => {
+            return fault.into_error(&doing).into_kind(ErrorKind::Apply).hint(hint);
+        }
     };
     if verdict(Some(said.state)) == Verdict::Stop {
         return fault.into_error(&doing);

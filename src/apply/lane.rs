@@ -3,14 +3,17 @@
 //! Hazard: once a statement fails, all that follow are passed over, the reading of new statements, too. So the first
 //! fault is the one that counts, and what was to be prepared after it is not taken for known.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+
+use bytes::Bytes;
 
 use super::checkpoint::LaneId;
 use super::write::{Body, Touches, Write};
 use crate::catalog::ReplicaRole;
 use crate::error::{Error, Result};
-use crate::pg::{Conninfo, quote_literal};
-use crate::wire::{Connection, ConnectionSettings, Pipelined, Request, ServerError, StatementId};
+use crate::pg::{Conninfo, SqlState, quote_literal};
+use crate::wire::{Connection, ConnectionSettings, Payload, Pipelined, Request, ServerError, StatementId};
 
 /// Prepared statements kept on the server.
 const STATEMENTS_MAX: usize = 1_000;
@@ -63,6 +66,8 @@ pub(super) enum FaultCause {
     Lost(Error),
     /// Another number of rows than were sent.
     Touched { expected: u64, touched: u64 },
+    /// The same, found out by the server.
+    Miscounted,
 }
 
 impl Lane {
@@ -113,34 +118,60 @@ impl Lane {
     /// # Errors
     /// The first [`Fault`]; what came after it may have been executed or not: roll back.
     pub(super) async fn run(&mut self, prologue: &[&str], writes: &[&Write]) -> Result<(), Fault> {
+        let bare = prologue.iter().map(|sql| Sent::bare(sql));
+        let sent: Vec<Sent<'_>> = bare.chain(writes.iter().map(|write| Sent::plain(write))).collect();
+        let touched = self.send(&sent).await.map_err(|(at, cause)| located(at, prologue, cause))?;
+        compare(writes, touched.get(prologue.len()..).unwrap_or_default())
+    }
+
+    /// The same with COMMIT in one go, for few rows: each statement fails by itself unless it touches as many rows as it
+    /// must, and after a fault the server passes over all the rest.
+    ///
+    /// # Errors
+    /// The first [`Fault`]; that of COMMIT comes behind the last write. Nothing was committed.
+    pub(super) async fn run_and_commit(&mut self, prologue: &[&str], writes: &[&Write]) -> Result<(), Fault> {
+        let bare = prologue.iter().map(|sql| Sent::bare(sql));
+        let counted = writes.iter().map(|write| Sent::counted(write));
+        let sent: Vec<Sent<'_>> = bare.chain(counted).chain([Sent::bare("COMMIT")]).collect();
+        let sending = self.send(&sent).await;
+        sending.map(drop).map_err(|(at, cause)| {
+            let mut fault = located(at, prologue, cause);
+            let expects =
+                fault.at.and_then(|at| writes.get(at)).is_some_and(|write| write.touches != Touches::Any);
+            fault.cause = match fault.cause {
+                FaultCause::Server(error)
+                    if expects && error.sqlstate == Some(SqlState::DIVISION_BY_ZERO) =>
+                {
+                    FaultCause::Miscounted
+                }
+                cause => cause,
+            };
+            fault
+        })
+    }
+
+    /// The rows that each statement touched; or which of them was the first to fail, if it was one.
+    async fn send(&mut self, sent: &[Sent<'_>]) -> Result<Vec<u64>, (Option<usize>, FaultCause)> {
         let Lane { connection, statements, .. } = self;
-        let bare = prologue.iter().map(|sql| (*sql, None));
-        let full = writes.iter().map(|write| (write.sql.as_str(), Some(*write)));
-        let (mut requests, mut statement_of) =
-            (Vec::with_capacity(prologue.len() + 2 * writes.len()), Vec::new());
+        let (mut requests, mut number_of) = (Vec::with_capacity(2 * sent.len()), Vec::new());
         statements.begin_run();
-        for (number, (sql, write)) in bare.chain(full).enumerate() {
+        for (number, Sent { sql, content }) in sent.iter().enumerate() {
             let (statement, needs) = statements.get(sql);
             if let Needs::Preparing { instead_of } = needs {
                 requests.extend(instead_of.map(|statement| Request::Forget { statement }));
                 requests.push(Request::Prepare { statement, sql });
             }
-            requests.push(match write.map(|write| &write.body) {
-                None => Request::Execute { statement, parameters: &[] },
-                Some(Body::Parameters(parameters)) => Request::Execute { statement, parameters },
-                Some(Body::Copy(rows)) => Request::Copy { statement, rows },
+            requests.push(match content {
+                Content::Parameters(parameters) => Request::Execute { statement, parameters },
+                Content::Rows(rows) => Request::Copy { statement, rows },
             });
-            statement_of.resize(requests.len(), number);
+            number_of.resize(requests.len(), number);
         }
-        let of_write = |number: usize| number.checked_sub(prologue.len());
         let pipelined = connection.pipeline(&requests).await;
-        let (at, error) =
-            match pipelined.map_err(|error| Fault { at: None, cause: FaultCause::Lost(error) })? {
-                Pipelined::Refused { at, error } => (at, error),
-                Pipelined::Done(touched) => {
-                    return compare(writes, touched.get(prologue.len()..).unwrap_or_default());
-                }
-            };
+        let (at, error) = match pipelined.map_err(|error| (None, FaultCause::Lost(error)))? {
+            Pipelined::Done(touched) => return Ok(touched),
+            Pipelined::Refused { at, error } => (at, error),
+        };
         for request in requests.get(at..).unwrap_or_default() {
             if let Request::Prepare { sql, .. } = request {
                 statements.remove(sql);
@@ -152,8 +183,54 @@ impl Lane {
                 FaultCause::Server(error)
             }
         };
-        Err(Fault { at: statement_of.get(at).copied().and_then(of_write), cause })
+        Err((number_of.get(at).copied(), cause))
     }
+}
+
+/// A statement as it goes to the server.
+struct Sent<'a> {
+    sql: Cow<'a, str>,
+    content: Content<'a>,
+}
+
+enum Content<'a> {
+    Parameters(Cow<'a, [Payload]>),
+    Rows(&'a Bytes),
+}
+
+impl<'a> Sent<'a> {
+    fn bare(sql: &'a str) -> Sent<'a> {
+        Sent { sql: sql.into(), content: Content::Parameters(Cow::Borrowed(&[])) }
+    }
+
+    fn plain(write: &'a Write) -> Sent<'a> {
+        let content = match &write.body {
+            Body::Parameters(parameters) => Content::Parameters(parameters.into()),
+            Body::Copy(rows) => Content::Rows(rows),
+        };
+        Sent { sql: write.sql.as_str().into(), content }
+    }
+
+    /// Divides by zero if it touches another number of rows than it must.
+    fn counted(write: &'a Write) -> Sent<'a> {
+        let (Body::Parameters(parameters), Touches::Exactly(rows)) = (&write.body, write.touches) else {
+            return Sent::plain(write);
+        };
+        let sql = format!(
+            "WITH w AS ({} RETURNING 1) SELECT 1 OPERATOR(pg_catalog./) \
+             (pg_catalog.count(*) OPERATOR(pg_catalog.=) ${}::pg_catalog.int8)::pg_catalog.int4 FROM w",
+            write.sql,
+            parameters.len() + 1
+        );
+        let mut parameters = parameters.clone();
+        parameters.push(Payload::Binary(Bytes::copy_from_slice(&rows.to_be_bytes())));
+        Sent { sql: sql.into(), content: Content::Parameters(parameters.into()) }
+    }
+}
+
+/// The fault of a statement, counted from the first write.
+fn located(at: Option<usize>, prologue: &[&str], cause: FaultCause) -> Fault {
+    Fault { at: at.and_then(|at| at.checked_sub(prologue.len())), cause }
 }
 
 fn compare(writes: &[&Write], touched: &[u64]) -> Result<(), Fault> {

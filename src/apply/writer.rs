@@ -5,6 +5,7 @@
 //! order. The progress row is written in the same transaction, so that either both are there after a crash or neither.
 //!
 //! ```text
+//!   BEGIN ─ batches ─ progress ─ COMMIT                       few changes: all in one go
 //!   BEGIN ─ batches ─ [SAVEPOINT ─ batches ─ RELEASE …] ─ progress ─ COMMIT
 //!              │ fault: ROLLBACK [TO], row by row ╯  (what is refused even so is parked, if that is wanted)
 //!              ╰ deadlock: ROLLBACK, the group again, a few times
@@ -21,13 +22,13 @@ use super::change::Step;
 use super::checkpoint::{Checkpoint, LaneId, Scope};
 use super::fault::{Verdict, refused};
 use super::group::{Chunk, GroupEnd};
-use super::lane::{Fault, Lane};
+use super::lane::{Fault, FaultCause, Lane};
 use super::plan::{Planned, plan_exactly};
 use super::positions::{Reached, Reporter};
 use super::quarantine::{News, Quarantine, Sifted};
 use super::stats::{ApplyStats, Tally};
 use super::stretch::Cost;
-use super::write::{Write, writes};
+use super::write::{Body, Write, writes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Lsn;
 
@@ -38,6 +39,8 @@ const SHARED_ATTEMPTS_MAX: u32 = 2;
 /// Changes of one round of a replay; fewer after one was refused.
 const ROUND: usize = 256;
 const ROUND_MIN: usize = 8;
+/// Changes of a group that is committed in the same go: a round trip is much of what it costs.
+const SMALL: usize = 500;
 
 // The savepoint's name is ours alone; READ COMMITTED and READ WRITE, whatever the role's defaults are.
 const BEGIN: [&str; 2] = ["BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE", "SET CONSTRAINTS ALL DEFERRED"];
@@ -80,6 +83,8 @@ pub(super) struct Writer {
     done: Arc<watch::Sender<Vec<Done>>>,
     /// Held by each lane while it is at work; alone by one that others keep standing in the way of.
     calm: Arc<RwLock<()>>,
+    /// Whether the target has not refused to commit in the same go.
+    in_one_go: bool,
     /// What is parked; none if nothing is or may be. As of the last commit.
     quarantine: Option<Quarantine>,
     open: Option<Open>,
@@ -99,6 +104,8 @@ struct Open {
 enum Failure {
     /// The target transaction may be tried again.
     Contention(Error),
+    /// In the plain form it may go.
+    InOneGo,
     /// The change of this number, whatever is tried.
     Refused {
         step: usize,
@@ -119,6 +126,7 @@ impl Failure {
     fn into_error(self) -> Error {
         match self {
             Failure::Contention(error) | Failure::Refused { error, .. } | Failure::Final(error) => error,
+            Failure::InOneGo => Error::new(ErrorKind::Bug, "commit in one go"),
         }
     }
 }
@@ -133,7 +141,8 @@ impl Writer {
         done: Arc<watch::Sender<Vec<Done>>>,
         calm: Arc<RwLock<()>>,
     ) -> Writer {
-        Writer { id, lane, checkpoint, reporter, stats, done, calm, quarantine: None, open: None }
+        let in_one_go = true;
+        Writer { id, lane, checkpoint, reporter, stats, done, calm, in_one_go, quarantine: None, open: None }
     }
 
     /// Goes on with what is parked; none if nothing is or may be.
@@ -204,6 +213,11 @@ impl Writer {
                     self.open = None;
                     self.rollback().await?;
                 }
+                Err(Failure::InOneGo) => {
+                    self.in_one_go = false;
+                    self.open = None;
+                    self.rollback().await?;
+                }
                 Err(failure) => return Err(failure.into_error()),
             }
         };
@@ -242,8 +256,23 @@ impl Writer {
         let replanned = sifted.and_then(|sifted| sifted.replanned(&chunk.steps));
         let writes = replanned.as_deref().unwrap_or(writes);
         let all: Vec<&Write> = writes.iter().chain(&advance).collect();
-        match self.lane.run(prologue, &all).await {
-            Ok(()) => self.sifted(quarantine, news),
+        // Where lanes are brought together, that is counted by itself.
+        let is_plain =
+            || advance.len() == 1 && !writes.iter().any(|write| matches!(write.body, Body::Copy(_)));
+        let is_small = self.in_one_go && is_first && chunk.steps.len() <= SMALL && is_plain();
+        let in_one_go = chunk.end.as_ref().filter(|_| is_small);
+        let ran = match in_one_go {
+            Some(_) => self.lane.run_and_commit(prologue, &all).await,
+            None => self.lane.run(prologue, &all).await,
+        };
+        match ran {
+            Ok(()) => {
+                self.sifted(quarantine, news);
+                if in_one_go.is_some() {
+                    return Ok(Duration::ZERO);
+                }
+            }
+            Err(fault) if in_one_go.is_some() && fault.is_unsupported() => return Err(Failure::InOneGo),
             Err(fault) if fault.at.is_some_and(|at| at < writes.len()) => match fault.verdict() {
                 Verdict::Replay(reason) => {
                     let relation = fault.at.and_then(|at| writes.get(at)?.table.as_ref());
@@ -271,7 +300,12 @@ impl Writer {
                     return Err(Failure::of(fault, &format!("apply changes of {of}")));
                 }
             },
-            Err(fault) => return Err(self.bookkeeping_failed(fault)),
+            Err(fault) => {
+                return Err(match in_one_go.filter(|_| fault.at == Some(all.len())) {
+                    Some(end) => uncommitted(fault, end),
+                    None => self.bookkeeping_failed(fault),
+                });
+            }
         }
         let since = Instant::now();
         match &chunk.end {
@@ -388,16 +422,7 @@ impl Writer {
     }
 
     async fn commit(&mut self, end: &GroupEnd) -> Result<(), Failure> {
-        let doing = format!("commit the changes up to {}", end.end_lsn);
-        self.bare("COMMIT", &doing).await.map_err(|failure| match failure {
-            // A deferred constraint: the target's own state contradicts the source's.
-            Failure::Final(error) if error.kind() == ErrorKind::Sql => Failure::Final(
-                error
-                    .into_kind(ErrorKind::Apply)
-                    .hint("A deferred constraint of the target refuses what the source has."),
-            ),
-            other => other,
-        })
+        self.lane.simple("COMMIT").await.map_err(|fault| uncommitted(fault, end))
     }
 
     async fn bare(&mut self, sql: &str, doing: &str) -> Result<(), Failure> {
@@ -406,13 +431,25 @@ impl Writer {
 
     fn bookkeeping_failed(&self, fault: Fault) -> Failure {
         match fault.cause {
-            super::lane::FaultCause::Touched { .. } => Failure::Final(self.checkpoint.stolen()),
+            FaultCause::Touched { .. } | FaultCause::Miscounted => Failure::Final(self.checkpoint.stolen()),
             _ => Failure::of(fault, "record the progress"),
         }
     }
 
     async fn rollback(&mut self) -> Result<()> {
         self.lane.simple("ROLLBACK").await.map_err(|fault| fault.into_error("roll a group back"))
+    }
+}
+
+fn uncommitted(fault: Fault, end: &GroupEnd) -> Failure {
+    match Failure::of(fault, &format!("commit the changes up to {}", end.end_lsn)) {
+        // A deferred constraint: the target's own state contradicts the source's.
+        Failure::Final(error) if error.kind() == ErrorKind::Sql => Failure::Final(
+            error
+                .into_kind(ErrorKind::Apply)
+                .hint("A deferred constraint of the target refuses what the source has."),
+        ),
+        other => other,
     }
 }
 

@@ -23,6 +23,8 @@ states! {
     UNDEFINED_DATABASE = b"3D000";
     /// invalid_parameter_value: an unknown snapshot, for one
     INVALID_PARAMETER_VALUE = b"22023";
+    /// division_by_zero
+    DIVISION_BY_ZERO = b"22012";
     /// invalid_text_representation
     INVALID_TEXT_REPRESENTATION = b"22P02";
     /// undefined_table

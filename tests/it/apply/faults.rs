@@ -184,3 +184,40 @@ async fn a_definition_changed_under_us_is_drift() {
     let error = applier.finish().await.unwrap_err();
     assert_eq!((error.kind(), error.doing()), (ErrorKind::Drift, "apply changes of public.t"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_allows_no_counting_in_the_server_is_worked_around() {
+    let target = "CREATE TABLE t (id int PRIMARY KEY, v int); CREATE TABLE log (id int);
+        CREATE RULE log AS ON INSERT TO t DO ALSO INSERT INTO public.log VALUES (new.id);
+        ALTER TABLE t ENABLE ALWAYS RULE log";
+    let stage = Stage::with("CREATE TABLE t (id int PRIMARY KEY, v int)", target, Values::Text).await;
+    stage.run("INSERT INTO t VALUES (1, 1)").await;
+    stage.apply().await;
+    stage.run("INSERT INTO t VALUES (2, 1); UPDATE t SET v = 2 WHERE id = 1").await;
+    stage.apply().await;
+    assert_eq!(rows(&stage.target, "t").await, ["id='1', v='2'", "id='2', v='1'"]);
+    assert_eq!(rows(&stage.target, "log").await, ["id='1'", "id='2'"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_only_at_commit_is_not_committed() {
+    let target = "CREATE TABLE t (id int PRIMARY KEY, v int);
+        CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$;
+        CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON t DEFERRABLE INITIALLY DEFERRED FOR EACH ROW
+            WHEN (NEW.id = 2) EXECUTE FUNCTION refuse();
+        ALTER TABLE t ENABLE ALWAYS TRIGGER refuse";
+    let stage = Stage::with("CREATE TABLE t (id int PRIMARY KEY, v int)", target, Values::Text).await;
+    stage.run("INSERT INTO t VALUES (1, 1)").await;
+    stage.apply().await;
+    let before = stage.progress().await;
+    stage.run("INSERT INTO t VALUES (2, 1)").await;
+    let items = stage.items().await;
+    let error = stage.apply_items(items.clone()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Apply, "{}", describe(&error));
+    assert_eq!(error.sqlstate().unwrap().code(), "P0001");
+    assert!(error.doing().starts_with("commit the changes up to "), "{}", error.doing());
+    assert_eq!(stage.progress().await, before);
+    stage.target.batch_execute("DROP TRIGGER refuse ON t").await.unwrap();
+    stage.apply_items(items).await.unwrap();
+    stage.assert_equal().await;
+}
