@@ -23,6 +23,8 @@ use crate::wire::Session;
 
 /// How often a build that lost a deadlock is tried.
 const ATTEMPTS_MAX: u32 = 5;
+/// Foreign keys that are made in one transaction, before their rows are looked at.
+const ANNOUNCED_TOGETHER: usize = 32;
 
 /// What every build of a database is given.
 #[derive(Debug, Clone)]
@@ -135,22 +137,36 @@ pub async fn build_together(
 /// # Cancel safety
 /// As [`build`].
 pub async fn announce(session: &Session, foreign_keys: &[Build], settings: &BuildSettings) -> Result<()> {
-    for build in foreign_keys.iter().filter(|build| may_be_validated_later(build)) {
-        let announced = async {
-            if find(session, build).await? != Found::Nothing {
-                return Ok(());
-            }
-            execute(session, build, &[not_valid(build)], settings, SearchPath::Empty).await
-        };
-        match announced.await {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::Connect => return Err(error),
-            Err(error) => {
-                tracing::debug!(error = %crate::error::describe(&error), "foreign key not made yet")
+    let keys: Vec<&Build> = foreign_keys.iter().filter(|build| may_be_validated_later(build)).collect();
+    for some in keys.chunks(ANNOUNCED_TOGETHER) {
+        // Each locks two tables for a moment, and all of them until the last is made.
+        let all: Vec<String> = some
+            .iter()
+            .map(|build| statements(build, &not_valid(build), settings, SearchPath::Empty))
+            .collect();
+        let script = format!("BEGIN; {}; COMMIT", all.join("; "));
+        if session.batch_execute(&script).await.is_ok() {
+            continue;
+        }
+        let _ = session.batch_execute("ROLLBACK").await;
+        for build in some {
+            match announce_one(session, build, settings).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::Connect => return Err(error),
+                Err(error) => {
+                    tracing::debug!(error = %crate::error::describe(&error), "foreign key not made yet");
+                }
             }
         }
     }
     Ok(())
+}
+
+async fn announce_one(session: &Session, build: &Build, settings: &BuildSettings) -> Result<()> {
+    if find(session, build).await? != Found::Nothing {
+        return Ok(());
+    }
+    execute(session, build, &[not_valid(build)], settings, SearchPath::Empty).await
 }
 
 /// What is left to run, each in a transaction of its own.
