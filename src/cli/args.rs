@@ -12,6 +12,8 @@ use std::time::Duration;
 use clap::error::ErrorKind as ClapKind;
 use clap::{ArgAction, Parser, Subcommand, ValueEnum};
 
+pub use self::files::Files;
+pub(super) use self::files::SpoolArgs;
 use super::misuse::Misuse;
 use super::pg_migrate::{self, PgMigrateArgs};
 use super::quantity::{self, Limit, TableList};
@@ -397,33 +399,6 @@ pub struct CleanupArgs {
     pub talk: Talk,
 }
 
-/// Where programs are found and files are put.
-#[derive(Debug, Clone, clap::Args)]
-#[command(next_help_heading = "Files")]
-pub struct Files {
-    /// Take pg_dump and pg_restore from this directory [default: the newest that is found].
-    #[arg(long, value_name = "DIR")]
-    pub pgbin: Option<PathBuf>,
-    /// Keep the dump and spooled changes here [default: TMPDIR or /tmp for the dump, /var/tmp for changes].
-    #[arg(long, value_name = "DIR")]
-    pub work_dir: Option<PathBuf>,
-}
-
-/// What happens to changes that the target cannot take yet.
-#[derive(Debug, Clone, Copy, Default, clap::Args)]
-#[command(next_help_heading = "Files")]
-pub struct SpoolArgs {
-    /// Keep changes that have to wait on the source, as WAL, and not on this machine's disk.
-    #[arg(long, conflicts_with_all = ["spool_max", "spool_after"])]
-    pub no_spool: bool,
-    /// Spool no more than this on local disk [default: half of what is free]; then the source keeps its WAL.
-    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
-    pub spool_max: Option<u64>,
-    /// Spool once the source keeps this much WAL for us and the target does not gain [default: 256MB].
-    #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
-    pub spool_after: Option<u64>,
-}
-
 /// `pgstream demo`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct DemoArgs {
@@ -473,5 +448,6 @@ fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:9187 or [::1]:9187")
 }
 
+mod files;
 #[cfg(test)]
 mod tests;
