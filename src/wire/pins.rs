@@ -68,8 +68,10 @@ const SERVER_KEEPALIVES: &[Pin] = &[
     pin("tcp_keepalives_count", "6"),
 ];
 
-/// Set where they exist: 11+, 14+, 17+.
+/// Set where they exist: 11+, 12+, 14+, 17+.
 const WHERE_KNOWN: &[Pin] = &[
+    // The keepalives' time, also while an answer is on its way to a client that is gone: its locks go with it.
+    pin("tcp_user_timeout", "120s"),
     // Statements over thousands of rows look costly to the planner; compiling one takes longer than running it.
     pin("jit", "off"),
     pin("idle_session_timeout", "0"),
