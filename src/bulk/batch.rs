@@ -7,36 +7,23 @@
 
 use super::copy::CopyPlan;
 use super::ledger;
-use super::partition::{Freeze, Part, Rank, TableCopy};
+use super::partition::{Freeze, Part, TableCopy};
+use super::wave::Wave;
 use super::worker::Ends;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::quote_literal;
 
-/// Tables of one transaction; each is locked on the source as long as that lasts.
-pub(super) const TABLES_MAX: usize = 64;
-
-/// A table of more bytes than this goes by itself.
-const TABLE_BYTES_MAX: u64 = 64 << 10;
-
 /// Rows held in memory; a table may be larger in transit than on disk, where it is compressed.
 const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// Whether a part may be copied together with others.
-pub(super) fn is_small(part: Part, table: &TableCopy) -> bool {
-    part.range.is_none() && part.bytes <= TABLE_BYTES_MAX && table.rank == Rank::BySize
-}
-
-/// Copies whole tables; rows and bytes of each, or `None` if they cannot be copied this way. The connections are fit
-/// for more only if it succeeds.
+/// Copies whole tables in the transaction that has claimed them; rows and bytes of each, or `None` if they cannot be
+/// copied this way. The connections are fit for more only if it succeeds.
 ///
 /// # Errors
 /// Whatever either server refuses; nothing is committed then.
-pub(super) async fn copy(
-    ends: &mut Ends,
-    plan: &CopyPlan,
-    parts: &[Part],
-) -> Result<Option<Vec<(u64, u64)>>> {
-    let tables: Vec<&TableCopy> = parts.iter().filter_map(|part| plan.tables.get(part.table)).collect();
+pub(super) async fn copy(ends: &mut Ends, wave: &Wave, part: &Part) -> Result<Option<Vec<(u64, u64)>>> {
+    let plan = &wave.plan;
+    let tables: Vec<&TableCopy> = plan.tables.iter().skip(part.table).take(part.count).collect();
     let Ends { source, target } = ends;
     let unchanged = source.query(&open(plan, &tables)).await?;
     if unchanged.first().and_then(|row| row.get(0)) != Some("t") {
@@ -52,9 +39,11 @@ pub(super) async fn copy(
     let into =
         tables.iter().map(|table| format!("DELETE FROM ONLY {}; {}", table.name, table.copy_in(Freeze::No)));
     let done = tables.iter().zip(&counts).map(|(table, (rows, bytes))| (&table.name, *rows, *bytes));
+    let bytes = counts.iter().map(|(_, bytes)| bytes).sum();
     let script = format!(
-        "BEGIN; {}; {}",
+        "{}; {}{}",
         into.collect::<Vec<_>>().join("; "),
+        wave.news(part, bytes),
         ledger::tables_done(done, plan.watermark)
     );
     let stored = target.copy_in_whole(&script, &copies).await?;
@@ -63,11 +52,10 @@ pub(super) async fn copy(
         return Err(Error::new(ErrorKind::Copy, "compare the row counts of small tables")
             .because(format!("sent {sent:?}, stored {:?}, noted {}", stored.copied, stored.last)));
     }
-    let (read, written) = tokio::join!(source.execute("COMMIT"), target.execute("COMMIT"));
-    read.and(written)?;
-    for (_, bytes) in &counts {
-        plan.meter.count(*bytes);
-    }
+    // The rows are there, whatever becomes of the other side: its connection shows that by itself.
+    let (_, written) = tokio::join!(source.execute("COMMIT"), target.execute("COMMIT"));
+    written?;
+    plan.meter.count(bytes);
     Ok(Some(counts))
 }
 

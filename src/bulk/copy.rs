@@ -1,10 +1,13 @@
-//! One wave of the copy: many tables, one snapshot, a fixed number of workers.
+//! One wave of the copy: many tables, one snapshot, and the workers of this process.
 //!
 //! Hazard: a connection that breaks must cost one part, not the wave; a snapshot that is lost costs the
 //! wave, and nothing less will do, because two snapshots in one table are a wrong table.
+//!
+//! The wave's conductor writes it on the target and ends it ([`copy_tables`]); any other process may lend a hand
+//! meanwhile ([`help_copy`]). Both work in shifts: workers take parts until none is left to take; what others have
+//! taken is then waited for, and if it comes back there is another shift.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -12,9 +15,11 @@ use tokio::task::JoinSet;
 use tracing::Instrument as _;
 
 use super::budget::Budget;
-use super::partition::{Cut, Part, TableCopy, partition};
+use super::control::{Control, Standing};
+use super::partition::{Cut, TableCopy, partition};
+use super::wave::{Hand, Loaded, PutOff, Wave};
 use super::worker::Worker;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Recovery, Result};
 use crate::pg::{Conninfo, Lsn, QualifiedName, ServerVersion};
 use crate::telemetry::HeldUp;
 use crate::wire::Meter;
@@ -55,6 +60,9 @@ pub struct CopyPlan {
     pub meter: Arc<Meter>,
     /// What a worker waits for on the servers.
     pub held_up: HeldUp,
+    /// From then on no table is begun any more: what is left is for a later snapshot. Those that are begun are
+    /// finished, for two snapshots in one table are a wrong table.
+    pub begin_until: Option<Instant>,
 }
 
 /// What becomes of a wave when the snapshot can no longer show one of its tables (P15).
@@ -112,91 +120,163 @@ pub struct CopyOutcome {
     pub rewritten: Vec<QualifiedName>,
     /// Tables that somebody kept locked for longer than we wait (P26): to be tried again later.
     pub locked: Vec<QualifiedName>,
-}
-
-/// Running totals of one table.
-#[derive(Debug)]
-pub(super) struct TableProgress {
-    pub(super) parts_left: AtomicUsize,
-    pub(super) rows: AtomicU64,
-    pub(super) bytes: AtomicU64,
-    pub(super) started: std::sync::OnceLock<Instant>,
-    /// Why the rest of its parts are left for a later wave.
-    pub(super) put_off: std::sync::OnceLock<PutOff>,
-}
-
-/// Why a table is not copied in this wave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PutOff {
-    Rewritten,
-    Locked,
+    /// Whether tables were left because the snapshot had become too old to begin them.
+    pub is_aged: bool,
 }
 
 /// What a worker leaves behind when it ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
-    /// The queue is empty.
+    /// Nothing that could be taken.
     Nothing,
     /// Parts that nobody needs to copy any more.
     TheWave,
 }
 
-/// What the workers of a wave share.
-#[derive(Debug)]
-pub(super) struct Wave {
-    pub(super) plan: CopyPlan,
-    pub(super) progress: Vec<TableProgress>,
-    pub(super) queue: crossbeam_channel::Receiver<Part>,
-    pub(super) events: mpsc::Sender<CopyEvent>,
-}
+/// Between two looks at what other processes have done, and at the snapshot's age.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Copies every table of the plan and reports each on `events` as soon as it is complete.
+/// Copies every table of the plan, with whoever joins in, and reports each on `events` as soon as it is complete.
+///
+/// One wave at a time on a target. When this returns nothing of it is under way in any process, unless the error is one
+/// that a person has to mend.
 ///
 /// # Errors
 /// `Snapshot` when the snapshot is gone (start another wave), `Connect` when a server stayed away,
 /// `Copy` for anything that needs a person. Tables reported as done are complete in every case.
 /// # Cancel safety
-/// Dropping the future ends the workers; what they had not committed is rolled back by the servers.
-pub async fn copy_tables(plan: CopyPlan, events: mpsc::Sender<CopyEvent>) -> Result<CopyOutcome> {
-    let parts =
-        partition(&plan.tables, Cut { split_bytes: plan.split_bytes, jobs: plan.jobs }, plan.source_version);
+/// Dropping the future ends the workers; what they had not committed is rolled back by the servers. The wave stays open
+/// for others until [`super::settle_wave`].
+pub async fn copy_tables(mut plan: CopyPlan, events: mpsc::Sender<CopyEvent>) -> Result<CopyOutcome> {
+    plan.tables.sort_by_key(|table| (table.rank, std::cmp::Reverse(table.bytes)));
+    let cut = Cut { split_bytes: plan.split_bytes, jobs: plan.jobs };
+    let parts = partition(&plan.tables, cut, plan.source_version);
     let jobs = plan.jobs.min(parts.len());
-    let mut parts_left = vec![0; plan.tables.len()];
-    let (sender, queue) = crossbeam_channel::unbounded();
-    for part in parts {
-        parts_left[part.table] += 1;
-        sender.send(part).expect("the receiver is held here");
+    let control = Control::open(&plan, &parts).await?;
+    let wave = Wave::new(plan, control.number(), Hand::Conductor, events);
+    let mut process = Process { wave: Arc::new(wave), control, left_unbegun: None };
+    if let Err(error) = process.work(jobs).await {
+        match error.recovery() {
+            Recovery::Retry => drop(process.end().await),
+            Recovery::Operator | Recovery::Bug => drop(process.control.shut().await),
+        }
+        return Err(error);
     }
-    drop(sender);
-    let progress = parts_left
-        .into_iter()
-        .map(|parts_left| TableProgress {
-            parts_left: AtomicUsize::new(parts_left),
-            rows: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            started: std::sync::OnceLock::new(),
-            put_off: std::sync::OnceLock::new(),
-        })
-        .collect();
-    let wave = Arc::new(Wave { plan, progress, queue, events });
-    Worker::empty_split_tables(&wave).await?;
-    let mut workers = JoinSet::new();
-    for _ in 0..jobs {
-        workers.spawn(Worker::new(Arc::clone(&wave)).run().in_current_span());
-    }
-    while let Some(ended) = workers.join_next().await {
-        // The first error ends the wave: the set is dropped, and the others' transactions with it.
-        match ended.map_err(|cause| Error::new(ErrorKind::Bug, "run a copy worker").because(cause))?? {
-            Left::Nothing => {}
-            Left::TheWave => break,
+    process.end().await
+}
+
+/// Lends a hand to a wave that another process conducts, until nothing is left to do in it.
+///
+/// The plan is that of [`super::OpenWave`] with this process's own connections, jobs and patience; `number` is the wave's,
+/// and what is loaded here is counted in `loaded`.
+///
+/// # Errors
+/// As [`copy_tables`]; `Snapshot` may also mean that the source is another server than the conductor's.
+/// # Cancel safety
+/// Dropping the future ends the workers; what they had taken and not committed is there for others again.
+pub async fn help_copy(
+    plan: CopyPlan,
+    number: i64,
+    loaded: Arc<Loaded>,
+    events: mpsc::Sender<CopyEvent>,
+) -> Result<()> {
+    let (jobs, control) = (plan.jobs, Control::join(&plan.target, number));
+    let wave = Arc::new(Wave::new(plan, number, Hand::Helper, events).counting(loaded));
+    Process { wave, control, left_unbegun: None }.work(jobs).await
+}
+
+/// This process's share of a wave.
+struct Process {
+    wave: Arc<Wave>,
+    control: Control,
+    /// Parts that were left when the snapshot had become old.
+    left_unbegun: Option<u64>,
+}
+
+impl Process {
+    /// Works in shifts until nothing is left, here or elsewhere.
+    async fn work(&mut self, jobs: usize) -> Result<()> {
+        loop {
+            if self.shift(jobs).await? == Left::TheWave {
+                return Ok(());
+            }
+            let mut is_waiting = false;
+            loop {
+                match self.control.standing().await? {
+                    Standing::Over => return Ok(()),
+                    Standing::Free => break,
+                    Standing::Held => self.look().await?,
+                }
+                if !std::mem::replace(&mut is_waiting, true) {
+                    tracing::info!("nothing left to take; waiting for parts that other processes copy");
+                }
+            }
         }
     }
-    let put_off = |why: PutOff| {
-        let tables = wave.plan.tables.iter().zip(&wave.progress);
-        tables
-            .filter(|(_, progress)| progress.put_off.get() == Some(&why))
-            .map(|(table, _)| table.name.clone())
-            .collect()
-    };
-    Ok(CopyOutcome { rewritten: put_off(PutOff::Rewritten), locked: put_off(PutOff::Locked) })
+
+    /// Lets workers loose until none finds a part to take.
+    async fn shift(&mut self, jobs: usize) -> Result<Left> {
+        let mut workers = JoinSet::new();
+        for _ in 0..jobs {
+            workers.spawn(Worker::new(Arc::clone(&self.wave)).run().in_current_span());
+        }
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + LOOK_INTERVAL, LOOK_INTERVAL);
+        loop {
+            tokio::select! {
+                // The first error ends the wave: the set is dropped, and the others' transactions with it.
+                ended = workers.join_next() => match ended {
+                    None => return Ok(Left::Nothing),
+                    Some(ended) => {
+                        let ended = ended
+                            .map_err(|cause| Error::new(ErrorKind::Bug, "run a copy worker").because(cause))?;
+                        match ended? {
+                            Left::Nothing => {}
+                            Left::TheWave => return Ok(Left::TheWave),
+                        }
+                    }
+                },
+                _ = tick.tick() => self.look().await?,
+            }
+        }
+    }
+
+    /// What concerns the conductor alone: news of others, and the snapshot's age.
+    async fn look(&mut self) -> Result<()> {
+        match self.wave.hand {
+            Hand::Helper => return Ok(()),
+            Hand::Conductor => {}
+        }
+        let news = self.control.news().await?;
+        self.wave.hear(news).await;
+        let is_old = self.wave.plan.begin_until.is_some_and(|until| Instant::now() >= until);
+        // A snapshot under which nothing was begun would be followed by another of the kind.
+        if is_old && self.left_unbegun.is_none() && self.wave.has_begun() {
+            let parts = self.control.leave_unbegun().await?;
+            let begun = self.wave.under_way();
+            tracing::info!(parts, begun, "the snapshot is old: only what is begun is finished under it");
+            self.left_unbegun = Some(parts);
+        }
+        Ok(())
+    }
+
+    /// Ends the wave, and tells what has not been told.
+    async fn end(&mut self) -> Result<CopyOutcome> {
+        let put_off = self.control.end().await?;
+        let news = self.control.news().await?;
+        self.wave.hear(news).await;
+        // The answer to a COMMIT may have been lost, and with it the word that a table is complete.
+        if !self.wave.is_all_told() {
+            let complete = self.control.complete().await?;
+            self.wave.hear(complete).await;
+        }
+        let named = |why: PutOff| {
+            let tables = put_off.iter().filter(|(_, because)| *because == why);
+            tables.filter_map(|(table, _)| Some(self.wave.plan.tables.get(*table)?.name.clone())).collect()
+        };
+        Ok(CopyOutcome {
+            rewritten: named(PutOff::Rewritten),
+            locked: named(PutOff::Locked),
+            is_aged: self.left_unbegun.is_some_and(|parts| parts > 0),
+        })
+    }
 }

@@ -83,6 +83,12 @@ fn key(name: &QualifiedName) -> (String, String) {
     (quote_literal(name.schema.raw()), quote_literal(name.name.raw()))
 }
 
+/// Picks a table's row out of any of the ledger's tables.
+pub(super) fn key_condition(name: &QualifiedName) -> String {
+    let (schema, table) = key(name);
+    format!("schema_name = {schema} AND table_name = {table}")
+}
+
 /// Enters tables as pending; those already there stay as they are.
 #[must_use]
 pub fn enter<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<String> {
@@ -137,7 +143,8 @@ pub fn set_back<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<S
     })
 }
 
-/// Empties a table that will be copied in parts by the statement `emptied`, and forgets parts of an earlier snapshot. One transaction.
+/// Empties a table that will be copied in parts by the statement `emptied`, and forgets parts of an earlier snapshot. One
+/// transaction.
 ///
 /// From here on only parts of the snapshot at `watermark` count: a statement of an earlier wave that arrives
 /// late touches nothing.
@@ -163,26 +170,6 @@ pub fn part_done(name: &QualifiedName, range: BlockRange, watermark: Lsn, rows: 
            FROM pgstream.copied_table
           WHERE schema_name = {schema} AND table_name = {table}
             AND state = 'copying' AND watermark = '{watermark}'",
-        range.first
-    )
-}
-
-/// Notes a table whose last part is loaded as complete. Must touch one row.
-#[must_use]
-pub fn parts_done(name: &QualifiedName, watermark: Lsn, rows: u64, bytes: u64) -> String {
-    format!(
-        "{} AND state = 'copying' AND watermark = '{watermark}'",
-        table_done(name, watermark, rows, bytes)
-    )
-}
-
-/// Asks whether a part is noted: one row of (rows, bytes), or none.
-#[must_use]
-pub fn find_part(name: &QualifiedName, range: BlockRange) -> String {
-    let (schema, table) = key(name);
-    format!(
-        "SELECT rows, bytes FROM pgstream.copied_part
-          WHERE schema_name = {schema} AND table_name = {table} AND first_block = {}",
         range.first
     )
 }

@@ -9,21 +9,29 @@
 //! - The snapshot holds back VACUUM on the source for as long as anything uses it (P14): each part's
 //!   transaction ends with the part, and the keeper's with the last one.
 //!
-//! [`Keeper`] holds the snapshot, [`partition`] cuts tables into [`Part`]s, workers [`copy_tables`] them (small ones
-//! many at a time, `batch`), and the [`ledger`] remembers what is done.
+//! [`Keeper`] holds the snapshot, [`partition`] cuts tables into [`Part`]s, which wait in a `queue` on the target.
+//! Workers, of the process that conducts and of any other, take them from there and [`copy_tables`] (small ones many at
+//! a time, `batch`), and the [`ledger`] remembers what is done.
 
 mod batch;
 mod budget;
+mod control;
 mod copy;
 mod keeper;
 mod large_object;
 pub mod ledger;
 mod object_right;
+mod open_wave;
 mod partition;
+mod queue;
+mod wave;
 mod worker;
 
 pub use budget::{Budget, Turn};
-pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, OnRewrite, copy_tables};
+pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, OnRewrite, copy_tables, help_copy};
 pub use keeper::Keeper;
 pub use large_object::{CarriedObjects, ObjectPlan, carry_large_objects};
+pub use open_wave::{OpenWave, open_wave, settle_wave, shut_wave};
 pub use partition::{BlockRange, CopyFormat, Cut, Freeze, Part, Rank, TableCopy, partition};
+pub use queue::DDL as QUEUE_DDL;
+pub use wave::Loaded;

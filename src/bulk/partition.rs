@@ -53,16 +53,27 @@ pub struct BlockRange {
     pub end: Option<u64>,
 }
 
-/// A piece of one table, copied by one worker in one transaction.
+/// What one worker copies in one transaction: a table, a piece of one, or several small ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part {
-    /// Index of the table in the list that was partitioned.
+    /// Index of the first table in the list that was partitioned.
     pub table: usize,
+    /// How many tables, each whole where it is not one.
+    pub count: usize,
     /// The piece; `None` is the whole table.
     pub range: Option<BlockRange>,
-    /// Its share of the table's bytes.
+    /// Its share of the tables' bytes.
     pub bytes: u64,
 }
+
+/// A table of more bytes than this goes by itself.
+const TABLE_BYTES_MAX: u64 = 64 << 10;
+
+/// Fewer small tables than this are not put together.
+const TABLES_MIN: usize = 8;
+
+/// Small tables of one part; each is locked on the source as long as its transaction lasts.
+pub(super) const TABLES_MAX: usize = 64;
 
 impl TableCopy {
     /// Plans the copy of every writable column of `source` into `target`, where the caller has seen that each
@@ -87,6 +98,11 @@ impl TableCopy {
             bytes: source.bytes,
             rank: Rank::BySize,
         }
+    }
+
+    /// Whether it may be copied together with others: then the way to it is the work.
+    fn is_small(&self) -> bool {
+        self.bytes <= TABLE_BYTES_MAX && self.rank == Rank::BySize
     }
 
     fn column_list(&self) -> String {
@@ -156,6 +172,15 @@ impl Cut {
     /// Parts of a worker's share, so that all workers end at about the same time.
     const PARTS_OF_SHARE: u64 = 4;
 
+    /// How many of so many small tables make a part: few enough that every worker gets some, and again. Where that
+    /// is next to none they go one by one, and their rows are frozen (P86).
+    fn together(self, small: usize) -> usize {
+        match small.div_ceil(self.jobs.max(1) * 2) {
+            ..TABLES_MIN => 1,
+            share => share.min(TABLES_MAX),
+        }
+    }
+
     /// The size of one table's parts, where `total` are the bytes of all.
     ///
     /// A table that is more than one worker's share of everything would keep that worker busy when all others are
@@ -169,18 +194,34 @@ impl Cut {
     }
 }
 
-/// Cuts large tables, and those that one worker alone would be busy with for longest; orders all parts largest first.
+/// Cuts large tables, and those that one worker alone would be busy with for longest; puts small neighbours together;
+/// orders all parts largest first. Tables that are sorted by size have small neighbours.
 ///
 /// Ranges need TID range scans on the source (14+); an older source gets whole tables.
 #[must_use]
 pub fn partition(tables: &[TableCopy], cut: Cut, source: ServerVersion) -> Vec<Part> {
-    let mut parts = Vec::with_capacity(tables.len());
+    let mut parts: Vec<Part> = Vec::with_capacity(tables.len());
     let total = tables.iter().fold(0u64, |total, copy| total.saturating_add(copy.bytes));
+    let together = cut.together(tables.iter().filter(|copy| copy.is_small()).count());
     for (table, copy) in tables.iter().enumerate() {
+        if copy.is_small() {
+            match parts.last_mut() {
+                Some(part)
+                    if part.count < together
+                        && part.table + part.count == table
+                        && tables.get(part.table).is_some_and(TableCopy::is_small) =>
+                {
+                    part.count += 1;
+                    part.bytes += copy.bytes;
+                }
+                _ => parts.push(Part { table, count: 1, range: None, bytes: copy.bytes }),
+            }
+            continue;
+        }
         let wanted = copy.bytes.div_ceil(cut.part_bytes(copy.bytes, total)).max(1);
         let count = if source.major() >= 14 { wanted.min(copy.blocks).max(1) } else { 1 };
         if count == 1 {
-            parts.push(Part { table, range: None, bytes: copy.bytes });
+            parts.push(Part { table, count: 1, range: None, bytes: copy.bytes });
             continue;
         }
         let edge = |index: u64| {
@@ -189,12 +230,18 @@ pub fn partition(tables: &[TableCopy], cut: Cut, source: ServerVersion) -> Vec<P
         };
         parts.extend((0..count).map(|index| Part {
             table,
+            count: 1,
             range: Some(BlockRange { first: edge(index), end: (index + 1 < count).then(|| edge(index + 1)) }),
             bytes: copy.bytes / count,
         }));
     }
-    // Stable: parts of one table stay in block order, so that the source reads ahead.
-    parts.sort_by_key(|part| (tables.get(part.table).map(|table| table.rank), std::cmp::Reverse(part.bytes)));
+    // Small tables come last, for the ends to meet. Stable: parts of one table stay in block order, so that the source
+    // reads ahead.
+    let size = |part: &Part| {
+        let first = tables.get(part.table).map_or(0, |table| table.bytes);
+        if part.count > 1 { first } else { part.bytes }
+    };
+    parts.sort_by_key(|part| (tables.get(part.table).map(|table| table.rank), std::cmp::Reverse(size(part))));
     parts
 }
 
@@ -224,14 +271,17 @@ mod tests {
 
     #[test]
     fn a_table_of_little_heap_and_much_toast_is_split_all_the_same() {
-        let parts = partition(&[table(100, 1000)], cut(100), V15);
+        let parts = partition(&[table(100, 1000 << 10)], cut(100 << 10), V15);
         assert_eq!(parts.len(), 10);
         assert_eq!(parts.last().unwrap().range.unwrap().end, None);
     }
 
     #[test]
     fn an_old_source_gets_whole_tables() {
-        assert_eq!(partition(&[table(100, 1000)], cut(100), ServerVersion::new(130_000)).len(), 1);
+        assert_eq!(
+            partition(&[table(100, 1000 << 10)], cut(100 << 10), ServerVersion::new(130_000)).len(),
+            1
+        );
     }
 
     #[test]
@@ -245,10 +295,11 @@ mod tests {
 
     #[test]
     fn largest_first() {
-        let bytes: Vec<u64> = partition(&[table(1, 5), table(9, 90), table(1, 7)], cut(1000), V15)
-            .iter()
-            .map(|part| part.bytes)
-            .collect();
+        let bytes: Vec<u64> =
+            partition(&[table(1, 5 << 17), table(9, 90 << 17), table(1, 7 << 17)], cut(1 << 30), V15)
+                .iter()
+                .map(|part| part.bytes >> 17)
+                .collect();
         assert_eq!(bytes, [90, 7, 5]);
     }
 
@@ -257,6 +308,19 @@ mod tests {
         let restless = TableCopy { rank: Rank::First, ..table(1, 5) };
         let parts = partition(&[table(9, 90), restless], cut(1000), V15);
         assert_eq!(parts.iter().map(|part| part.table).collect::<Vec<_>>(), [1, 0]);
+    }
+
+    #[test]
+    fn small_tables_go_together_and_every_worker_gets_some() {
+        let mut tables = vec![table(9, 9 << 20), TableCopy { rank: Rank::First, ..table(1, 5) }];
+        tables.extend((0..300).map(|_| table(1, 8 << 10)));
+        let together = |jobs| -> Vec<usize> {
+            let parts = partition(&tables, Cut { split_bytes: 1 << 30, jobs }, V15);
+            parts.iter().map(|part| part.count).collect()
+        };
+        assert_eq!(together(1), [1, 1, 64, 64, 64, 64, 44]);
+        assert_eq!(together(30), [[1, 1].as_slice(), &[1; 300]].concat());
+        assert_eq!(together(8), [[1, 1].as_slice(), &[19; 15], &[15]].concat());
     }
 
     #[test]

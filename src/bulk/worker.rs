@@ -1,17 +1,20 @@
-//! A copy worker: takes parts from the queue, one connection to either end, until the queue is empty.
+//! A copy worker: takes parts from the queue, one connection to either end, until none is left to take.
 //!
-//! Hazard: after an error a connection may be in any state; the worker throws both away and begins the part
-//! anew, a bounded number of times.
+//! Hazard: after an error a connection may be in any state; the worker throws both away, and with the target's
+//! transaction the part goes back into the queue, for whoever takes it then. Each part is tried a bounded number of
+//! times.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::batch;
 use super::budget::Turn;
-use super::copy::{CopiedTable, CopyEvent, CopyPlan, Left, LoadRole, OnRewrite, PutOff, Wave};
+use super::control::{Complete, read, seconds};
+use super::copy::{CopyPlan, Left, LoadRole, OnRewrite};
 use super::ledger;
 use super::partition::{Freeze, Part, TableCopy};
+use super::queue::{self, Claim};
+use super::wave::{PutOff, Wave};
 use crate::error::{Error, ErrorKind, Recovery, Result};
 use crate::pg::{SqlState, quote_literal};
 use crate::telemetry::Obstacle;
@@ -25,6 +28,10 @@ pub(super) struct Worker {
     ends: Option<Ends>,
     turn: Option<Turn>,
     search_path: SearchPath,
+    /// Claims that failed, one after the other.
+    failures: u32,
+    /// Something stood in the way of the last part.
+    held_up: bool,
 }
 
 /// Which `search_path` rows are loaded under.
@@ -40,133 +47,52 @@ pub(super) struct Ends {
     pub(super) target: Connection,
 }
 
-/// Whether tables could be copied in one go.
-#[derive(PartialEq, Eq)]
-enum Together {
-    Done,
-    NotThisWay,
-}
-
+/// What became of a part; all but `Loaded` have rolled it back.
 enum Copied {
-    Rows { rows: u64, bytes: u64 },
+    /// Rows and bytes of it, and its table if that is complete now. Several tables have been told of already.
+    Loaded {
+        rows: u64,
+        bytes: u64,
+        complete: Option<Complete>,
+    },
     PutOff(PutOff),
+    /// Its tables cannot be copied in one go.
+    NotTogether,
 }
 
 impl Worker {
     pub(super) fn new(wave: Arc<Wave>) -> Worker {
-        Worker { wave, ends: None, turn: None, search_path: SearchPath::Empty }
-    }
-
-    /// Empties the tables that are copied in parts, before any part of them may load.
-    pub(super) async fn empty_split_tables(wave: &Wave) -> Result<()> {
-        let mut target: Option<Connection> = None;
-        for (table, progress) in wave.plan.tables.iter().zip(&wave.progress) {
-            if progress.parts_left.load(Ordering::Relaxed) > 1 {
-                let connection = match target.take() {
-                    Some(connection) => connection,
-                    None => {
-                        Connection::connect(
-                            &wave.plan.target,
-                            &target_settings(&wave.plan, SearchPath::Empty),
-                        )
-                        .await?
-                    }
-                };
-                let connection = target.insert(connection);
-                connection
-                    .execute(&format!(
-                        "BEGIN; {}; COMMIT",
-                        ledger::begin_parts(&table.name, &empty(&wave.plan, table).0, wave.plan.watermark)
-                    ))
-                    .await?;
-            }
-        }
-        Ok(())
+        Worker { wave, ends: None, turn: None, search_path: SearchPath::Empty, failures: 0, held_up: false }
     }
 
     pub(super) async fn run(mut self) -> Result<Left> {
-        while let Ok(first) = self.wave.queue.try_recv() {
-            let parts = self.with_small_ones(first);
-            if parts.len() > 1 && self.copy_together(&parts).await? == Together::Done {
-                continue;
-            }
-            for part in parts {
-                if self.copy_alone(part).await? == Left::TheWave {
-                    return Ok(Left::TheWave);
+        loop {
+            self.take_turn().await;
+            let claim = match self.claim().await {
+                Ok(Some(claim)) => claim,
+                Ok(None) => return Ok(Left::Nothing),
+                Err(error) => {
+                    self.recover(None, error).await?;
+                    continue;
                 }
-            }
-        }
-        Ok(Left::Nothing)
-    }
-
-    /// Takes more parts along if these are whole tables so small that the way to them is the work; the other workers
-    /// get their share.
-    fn with_small_ones(&self, first: Part) -> Vec<Part> {
-        let mut parts = vec![first];
-        if !batch::is_small(first, self.table(first)) {
-            return parts;
-        }
-        let share = self.wave.queue.len() / self.wave.plan.jobs.max(1);
-        // The queue is sorted by size: what follows is no larger.
-        while parts.len() < share.min(batch::TABLES_MAX)
-            && let Ok(next) = self.wave.queue.try_recv()
-        {
-            parts.push(next);
-        }
-        parts
-    }
-
-    /// Copies whole tables in one transaction on either end; whatever stands in the way is met table by table.
-    async fn copy_together(&mut self, parts: &[Part]) -> Result<Together> {
-        let wave = Arc::clone(&self.wave);
-        for part in parts {
-            self.start(*part).await;
-        }
-        self.take_turn().await;
-        let copied = match self.connect().await {
-            Ok(ends) => batch::copy(ends, &wave.plan, parts).await,
-            Err(error) => Err(error),
-        };
-        match copied {
-            Ok(Some(copied)) => {
-                for (part, (rows, bytes)) in parts.iter().zip(copied) {
-                    self.count(*part, rows, bytes).await?;
+            };
+            self.failures = 0;
+            match self.copy(&claim).await {
+                Ok(Copied::Loaded { rows, bytes, complete }) => {
+                    self.loaded(&claim.part, rows, bytes, complete).await
                 }
-                return Ok(Together::Done);
-            }
-            Ok(None) => {}
-            Err(error) => {
-                tracing::debug!(error = %crate::error::describe(&error), "small tables go one by one");
-            }
-        }
-        self.ends = None;
-        Ok(Together::NotThisWay)
-    }
-
-    async fn copy_alone(&mut self, part: Part) -> Result<Left> {
-        self.start(part).await;
-        if self.wave.progress[part.table].put_off.get().is_some() {
-            return Ok(Left::Nothing);
-        }
-        self.take_turn().await;
-        match self.copy_patiently(part).await? {
-            Copied::Rows { rows, bytes } => self.count(part, rows, bytes).await?,
-            Copied::PutOff(why) => {
-                tracing::info!(relation = %self.table(part).name.plain(), ?why, "table put off");
-                let _ = self.wave.progress[part.table].put_off.set(why);
-                if why == PutOff::Rewritten && self.wave.plan.rewritten == OnRewrite::End {
-                    return Ok(Left::TheWave);
+                Ok(Copied::PutOff(why)) => {
+                    if self.put_off(&claim, why).await? == Left::TheWave {
+                        return Ok(Left::TheWave);
+                    }
                 }
+                Ok(Copied::NotTogether) => self.scatter(&claim).await,
+                Err(error) if error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE) => {
+                    self.ends = None;
+                    self.put_off(&claim, PutOff::Locked).await?;
+                }
+                Err(error) => self.recover(Some(&claim), error).await?,
             }
-        }
-        Ok(Left::Nothing)
-    }
-
-    /// Says that a table is begun, once.
-    async fn start(&self, part: Part) {
-        if self.wave.progress[part.table].started.set(Instant::now()).is_ok() {
-            let table = self.table(part);
-            self.tell(CopyEvent::Started { name: table.name.clone(), bytes: table.bytes }).await;
         }
     }
 
@@ -182,70 +108,196 @@ impl Worker {
         }
     }
 
-    fn table(&self, part: Part) -> &TableCopy {
-        &self.wave.plan.tables[part.table]
+    /// Opens a transaction on the target and takes a part in it; `None` when there is none to take.
+    async fn claim(&mut self) -> Result<Option<Claim>> {
+        let claim = queue::claim(self.wave.number);
+        let rows = self.connect().await?.target.query(&claim).await?;
+        let Some(row) = rows.first() else {
+            self.ends = None;
+            return Ok(None);
+        };
+        let claim = Claim::read(row).filter(|claim| self.wave.has(&claim.part));
+        claim.map(Some).ok_or_else(|| {
+            Error::new(ErrorKind::State, "take a part of the copy").hint(
+                "The schema pgstream on the target was changed by someone else; run the same command again.",
+            )
+        })
     }
 
-    /// Tries a part again while the error is one that a new connection may cure.
-    ///
-    /// For room on a disk and for a connection it waits as long as it takes, under the same snapshot: what other
-    /// parts of the table have brought would be lost with it.
-    async fn copy_patiently(&mut self, part: Part) -> Result<Copied> {
-        let (mut attempt, mut tries) = (1, 0_u64);
-        loop {
-            tries += 1;
-            // The last attempt may have committed although its answer never came.
-            let tried = if tries == 1 { Ok(None) } else { self.copied_before(part).await };
-            let tried = match tried {
-                Ok(Some(copied)) => Ok(copied),
-                Ok(None) => self.copy(part).await,
-                Err(error) => Err(error),
-            };
-            let error = match tried {
-                Ok(copied) => {
-                    // Others may have had room all the time.
-                    if tries > 1 {
-                        self.wave.plan.held_up.made_headway();
-                    }
-                    return Ok(copied);
+    async fn copy(&mut self, claim: &Claim) -> Result<Copied> {
+        let part = claim.part;
+        self.wave.begin(&part).await;
+        if part.count == 1 {
+            return self.copy_one(part).await;
+        }
+        let wave = Arc::clone(&self.wave);
+        let copied = match self.connect().await {
+            Ok(ends) => batch::copy(ends, &wave, &part).await,
+            Err(error) => Err(error),
+        };
+        match copied {
+            Ok(Some(counts)) => {
+                let started = wave.started(part.table);
+                for (table, (rows, bytes)) in (part.table..).zip(&counts) {
+                    wave.complete(table, Complete { rows: *rows, bytes: *bytes, elapsed: started }).await;
                 }
-                Err(error) => error,
-            };
-            self.ends = None;
-            if let Some(obstacle) = Obstacle::of(&error) {
-                let pause = self.wave.plan.held_up.by_error(obstacle, &self.explain(part, error));
-                tokio::time::sleep(pause).await;
-                continue;
+                let sum = |of: fn(&(u64, u64)) -> u64| counts.iter().map(of).sum();
+                return Ok(Copied::Loaded { rows: sum(|c| c.0), bytes: sum(|c| c.1), complete: None });
             }
-            if error.sqlstate() == Some(SqlState::LOCK_NOT_AVAILABLE) {
-                return Ok(Copied::PutOff(PutOff::Locked));
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(error = %crate::error::describe(&error), "small tables go one by one");
             }
-            let is_unresolved = error.sqlstate().is_some_and(|state| state.is_unresolved());
-            if is_unresolved && self.search_path == SearchPath::Empty {
-                tracing::info!(relation = %self.table(part).name.plain(), "loading under the source's search_path");
-                self.search_path = SearchPath::Sources;
-                continue;
+        }
+        self.ends = None;
+        Ok(Copied::NotTogether)
+    }
+
+    /// Copies a table or a range of one, in the transaction that has claimed it.
+    async fn copy_one(&mut self, part: Part) -> Result<Copied> {
+        let wave = Arc::clone(&self.wave);
+        let plan = &wave.plan;
+        let table = &plan.tables[part.table];
+        let Ends { source, target } = self.connect().await?;
+        let (emptied, freeze) = match part.range {
+            None => {
+                let (emptied, freeze) = empty(plan, table);
+                (Some(emptied), freeze)
             }
-            // A part that is noted twice was copied before, by a COMMIT whose answer was lost.
-            let twin =
-                tries > 1 && part.range.is_some() && error.sqlstate() == Some(SqlState::UNIQUE_VIOLATION);
-            if (error.recovery() != Recovery::Retry && !twin) || attempt == ATTEMPTS {
-                return Err(self.explain(part, error));
+            Some(_) => (None, Freeze::No),
+        };
+        let ready = async {
+            match emptied {
+                Some(emptied) => target.execute(&emptied).await.map(drop),
+                None => Ok(()),
             }
-            tracing::warn!(
-                relation = %self.table(part).name.plain(),
-                error = %crate::error::describe(&error),
-                attempt,
-                "copy of a part broke off; trying again"
-            );
-            // Nothing to wait for but time: the server is away.
-            tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
-            attempt += 1;
+        };
+        let (opened, ready) = tokio::join!(open_part(source, plan, part), ready);
+        let opened = opened?;
+        ready?;
+        if opened == Opened::Rewritten {
+            let (read, written) = tokio::join!(source.execute("ROLLBACK"), target.execute("ROLLBACK"));
+            read.and(written)?;
+            return Ok(Copied::PutOff(PutOff::Rewritten));
+        }
+        let spliced =
+            splice(source, &table.copy_out(part.range), target, &table.copy_in(freeze), &plan.meter).await?;
+        let (rows, bytes) = (spliced.rows, spliced.bytes);
+        let news = wave.news(&part, bytes);
+        let complete = match part.range {
+            None => {
+                let note = ledger::table_done(&table.name, plan.watermark, rows, bytes);
+                noted(target.execute(&format!("{news}{note}")).await? == 1)?;
+                Some(Complete { rows, bytes, elapsed: wave.started(part.table) })
+            }
+            Some(range) => {
+                let note = queue::part_done(part.table, &table.name, range, plan.watermark, rows, bytes);
+                let answer = target.query(&format!("{news}{note}")).await?;
+                noted(answer.iter().any(|row| row.get("noted") == Some("t")))?;
+                answer.iter().find_map(|row| {
+                    let (rows, bytes) = (read(row, "total_rows")?, read(row, "total_bytes")?);
+                    Some(Complete { rows, bytes, elapsed: seconds(row) })
+                })
+            }
+        };
+        source.execute("COMMIT").await?;
+        target.execute("COMMIT").await?;
+        Ok(Copied::Loaded { rows, bytes, complete })
+    }
+
+    async fn loaded(&mut self, part: &Part, rows: u64, bytes: u64, complete: Option<Complete>) {
+        if std::mem::take(&mut self.held_up) {
+            self.wave.plan.held_up.made_headway();
+        }
+        self.wave.count(rows, bytes);
+        if let Some(complete) = complete {
+            self.wave.complete(part.table, complete).await;
         }
     }
 
-    fn explain(&self, part: Part, error: Error) -> Error {
-        let doing = format!("copy table {}", self.table(part).name.plain());
+    /// Leaves a table to a later wave, for everyone.
+    async fn put_off(&mut self, claim: &Claim, why: PutOff) -> Result<Left> {
+        tracing::info!(relation = %self.table(&claim.part).name.plain(), ?why, "table put off");
+        let ends_all = why == PutOff::Rewritten && self.wave.plan.rewritten == OnRewrite::End;
+        let mut note = queue::put_off(self.wave.number, claim.part.table, why.label());
+        if ends_all {
+            note = format!("{note}; {}", queue::shut(self.wave.number));
+        }
+        loop {
+            let done = match self.connect().await {
+                // One question is one transaction.
+                Ok(ends) => ends.target.execute(&note).await,
+                Err(error) => Err(error),
+            };
+            match done {
+                Ok(_) => break,
+                Err(error) => self.recover(Some(claim), error).await?,
+            }
+        }
+        Ok(if ends_all { Left::TheWave } else { Left::Nothing })
+    }
+
+    /// Has several tables taken one by one. Should that fail they go back together, and come here again.
+    async fn scatter(&mut self, claim: &Claim) {
+        let scatter = queue::scatter(self.wave.number, claim);
+        let scattered = match self.connect().await {
+            Ok(ends) => ends.target.execute(&scatter).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = scattered {
+            tracing::debug!(error = %crate::error::describe(&error), "small tables stay together");
+            self.ends = None;
+        }
+    }
+
+    /// Goes on after an error that a new connection may cure, once that may help; gives back any other.
+    ///
+    /// For room on a disk and for a connection it waits as long as it takes, under the same snapshot: what other
+    /// parts of the table have brought would be lost with it.
+    async fn recover(&mut self, claim: Option<&Claim>, error: Error) -> Result<()> {
+        self.ends = None;
+        let part = claim.map(|claim| claim.part);
+        if let Some(obstacle) = Obstacle::of(&error) {
+            self.held_up = true;
+            let pause = self.wave.plan.held_up.by_error(obstacle, &self.explain(part, error));
+            tokio::time::sleep(pause).await;
+            return Ok(());
+        }
+        let relation = part.map(|part| self.table(&part).name.plain());
+        let is_unresolved = error.sqlstate().is_some_and(|state| state.is_unresolved());
+        if is_unresolved && part.is_some() && self.search_path == SearchPath::Empty {
+            tracing::info!(relation, "loading under the source's search_path");
+            self.search_path = SearchPath::Sources;
+            return Ok(());
+        }
+        // It does not come back.
+        if error.kind() == ErrorKind::Snapshot {
+            return Err(self.explain(part, error));
+        }
+        let attempt = match claim {
+            Some(claim) => self.wave.failed(claim.ordinal),
+            None => {
+                self.failures += 1;
+                self.failures
+            }
+        };
+        if error.recovery() != Recovery::Retry || attempt >= ATTEMPTS {
+            return Err(self.explain(part, error));
+        }
+        let why = crate::error::describe(&error);
+        tracing::warn!(relation, error = %why, attempt, "copy of a part broke off; trying again");
+        // Nothing to wait for but time: the server is away.
+        tokio::time::sleep(Duration::from_millis(100 << attempt)).await;
+        Ok(())
+    }
+
+    fn table(&self, part: &Part) -> &TableCopy {
+        &self.wave.plan.tables[part.table]
+    }
+
+    fn explain(&self, part: Option<Part>, error: Error) -> Error {
+        let Some(part) = part else { return error };
+        let doing = format!("copy table {}", self.table(&part).name.plain());
         if matches!(error.kind(), ErrorKind::Snapshot | ErrorKind::Connect | ErrorKind::Drift) {
             let kind = error.kind();
             return Error::new(kind, doing).because(error);
@@ -263,89 +315,39 @@ impl Worker {
         Error::new(ErrorKind::Copy, doing).hint(hint).because(error)
     }
 
-    /// What the ledger says of a part; a whole table is simply emptied and loaded again.
-    async fn copied_before(&mut self, part: Part) -> Result<Option<Copied>> {
-        let Some(range) = part.range else { return Ok(None) };
-        let note = ledger::find_part(&self.table(part).name, range);
-        let rows = self.connect().await?.target.query(&note).await?;
-        let number = |index| rows.first().and_then(|row| row.get(index)?.parse().ok());
-        Ok(number(0).zip(number(1)).map(|(rows, bytes)| Copied::Rows { rows, bytes }))
-    }
-
     async fn connect(&mut self) -> Result<&mut Ends> {
         if self.ends.is_none() {
             let plan = &self.wave.plan;
             let source = Connection::connect(&plan.source, &settings("copy", plan)).await?;
-            let settings = target_settings(plan, self.search_path);
+            let settings = match self.search_path {
+                SearchPath::Empty => load_settings(plan),
+                // What our own statements name stays PostgreSQL's (P57).
+                SearchPath::Sources => {
+                    load_settings(plan).set("search_path", format!("pg_catalog, {}", plan.search_path))
+                }
+            };
             let mut target = Connection::connect(&plan.target, &settings).await?;
-            if plan.replica_role == LoadRole::ReplicaThroughAivenExtras {
-                target.query("SELECT aiven_extras.session_replication_role('replica')").await?;
-            }
+            plan.take_role(&mut target).await?;
             self.ends = Some(Ends { source, target });
         }
         Ok(self.ends.as_mut().expect("connected above"))
     }
+}
 
-    async fn copy(&mut self, part: Part) -> Result<Copied> {
-        let wave = Arc::clone(&self.wave);
-        let plan = &wave.plan;
-        let table = &plan.tables[part.table];
-        let Ends { source, target } = self.connect().await?;
-
-        if open_part(source, plan, part).await? == Opened::Rewritten {
-            source.execute("ROLLBACK").await?;
-            return Ok(Copied::PutOff(PutOff::Rewritten));
+impl CopyPlan {
+    /// Sets on the target what no setting of the connection can.
+    pub(super) async fn take_role(&self, target: &mut Connection) -> Result<()> {
+        if self.replica_role == LoadRole::ReplicaThroughAivenExtras {
+            target.query("SELECT aiven_extras.session_replication_role('replica')").await?;
         }
-        let (prelude, freeze) = match part.range {
-            None => {
-                let (emptied, freeze) = empty(plan, table);
-                (format!("BEGIN; {emptied}"), freeze)
-            }
-            Some(_) => ("BEGIN".to_owned(), Freeze::No),
-        };
-        target.execute(&prelude).await?;
-        let spliced =
-            splice(source, &table.copy_out(part.range), target, &table.copy_in(freeze), &plan.meter).await?;
-        let note = match part.range {
-            None => ledger::table_done(&table.name, plan.watermark, spliced.rows, spliced.bytes),
-            Some(range) => ledger::part_done(&table.name, range, plan.watermark, spliced.rows, spliced.bytes),
-        };
-        noted(target.execute(&note).await?)?;
-        source.execute("COMMIT").await?;
-        target.execute("COMMIT").await?;
-        Ok(Copied::Rows { rows: spliced.rows, bytes: spliced.bytes })
-    }
-
-    /// Adds a part to its table, and completes the table with its last part.
-    async fn count(&mut self, part: Part, rows: u64, bytes: u64) -> Result<()> {
-        let wave = Arc::clone(&self.wave);
-        let progress = &wave.progress[part.table];
-        let table = &wave.plan.tables[part.table];
-        let rows = progress.rows.fetch_add(rows, Ordering::AcqRel) + rows;
-        let bytes = progress.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        if progress.parts_left.fetch_sub(1, Ordering::AcqRel) > 1 {
-            return Ok(());
-        }
-        if part.range.is_some() {
-            let Ends { target, .. } = self.connect().await?;
-            let note = ledger::parts_done(&table.name, wave.plan.watermark, rows, bytes);
-            noted(target.execute(&note).await?)?;
-        }
-        let elapsed = progress.started.get().map_or(Duration::ZERO, Instant::elapsed);
-        self.tell(CopyEvent::Done(CopiedTable { name: table.name.clone(), rows, bytes, elapsed })).await;
         Ok(())
-    }
-
-    async fn tell(&self, event: CopyEvent) {
-        // A conductor that no longer listens is going down, and this task with it.
-        let _ = self.wave.events.send(event).await;
     }
 }
 
 /// The statement that empties a table before it is loaded, and whether its rows can then be frozen (P86).
 ///
 /// Foreign keys that exist already forbid TRUNCATE of what they refer to, whoever asks.
-fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
+pub(super) fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
     match plan.replica_role {
         LoadRole::Origin => (format!("TRUNCATE ONLY {}", table.name), Freeze::Yes),
         LoadRole::Replica | LoadRole::ReplicaThroughAivenExtras => {
@@ -354,14 +356,9 @@ fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
     }
 }
 
-fn target_settings(plan: &CopyPlan, search_path: SearchPath) -> ConnectionSettings {
-    let settings = match search_path {
-        SearchPath::Empty => settings("load", plan),
-        // What our own statements name stays PostgreSQL's (P57).
-        SearchPath::Sources => {
-            settings("load", plan).set("search_path", format!("pg_catalog, {}", plan.search_path))
-        }
-    };
+/// Of a connection that loads.
+pub(super) fn load_settings(plan: &CopyPlan) -> ConnectionSettings {
+    let settings = settings("load", plan);
     match plan.replica_role {
         LoadRole::Origin | LoadRole::ReplicaThroughAivenExtras => settings,
         LoadRole::Replica => settings.set("session_replication_role", "replica"),
@@ -375,8 +372,8 @@ fn settings(role: &'static str, plan: &CopyPlan) -> ConnectionSettings {
 }
 
 /// A note in the ledger must touch its one row; anything else means that the table is not ours to load now.
-fn noted(rows: u64) -> Result<()> {
-    if rows == 1 {
+fn noted(is_noted: bool) -> Result<()> {
+    if is_noted {
         return Ok(());
     }
     Err(Error::new(ErrorKind::State, "note a copied part")

@@ -18,6 +18,7 @@ use super::misuse::Misuse;
 use super::pg_migrate::{self, PgMigrateArgs};
 use super::quantity::{self, Limit, TableList};
 use super::selection::{self, Databases, RoleArgs};
+use super::worker::WorkerArgs;
 use crate::apply::ApplyLanes;
 use crate::error::Error;
 use crate::pg::Secret;
@@ -45,6 +46,9 @@ pub enum Command {
     /// Move a database: definitions, rows, then every change, until told to stop.
     #[command(after_help = EXITS)]
     Migrate(Box<MigrateArgs>),
+    /// Help a migration to copy: take parts of the copies that run on the target, from this machine or another.
+    #[command(after_help = EXITS)]
+    Worker(WorkerArgs),
     /// Say how far a migration is, from what it keeps on the target and its slot on the source.
     #[command(after_help = EXITS)]
     Status(StatusArgs),
@@ -201,6 +205,10 @@ pub struct Pace {
     /// Copy larger tables in parts of this size [default: 1GB].
     #[arg(long, value_name = "SIZE", value_parser = quantity::bytes)]
     pub split_tables_larger_than: Option<u64>,
+    /// Begin no table's copy under a snapshot older than this: take a later one for what is left, so that VACUUM on
+    /// the source is not held back for the whole of a long copy [default: one snapshot for all].
+    #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
+    pub snapshot_max_age: Option<Duration>,
     /// Wait this long for any one lock [default: 60s].
     #[arg(long, value_name = "TIME", value_parser = quantity::duration)]
     pub lock_timeout: Option<Duration>,
@@ -444,7 +452,7 @@ pub(super) fn secret(text: &str) -> Result<Secret, std::convert::Infallible> {
     Ok(Secret::new(text))
 }
 
-fn address(text: &str) -> Result<SocketAddr, &'static str> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "write an IP address and a port, such as 127.0.0.1:9187 or [::1]:9187")
 }
 

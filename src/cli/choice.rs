@@ -25,6 +25,7 @@ impl Command {
         match self {
             Command::Check(check) => &check.talk,
             Command::Migrate(migrate) => &migrate.talk,
+            Command::Worker(worker) => &worker.talk,
             Command::Status(status) => &status.talk,
             Command::Cleanup(cleanup) => &cleanup.talk,
             Command::PgMigrate(pg_migrate) => &pg_migrate.talk,
@@ -45,7 +46,7 @@ impl Command {
                     .or_else(|| migrate.filters.contradiction(&migrate.identity))
             }
             Command::PgMigrate(pg_migrate) => pg_migrate.contradiction(),
-            Command::Status(_) | Command::Cleanup(_) | Command::Demo(_) => None,
+            Command::Worker(_) | Command::Status(_) | Command::Cleanup(_) | Command::Demo(_) => None,
         };
         own.or_else(|| self.talk().contradiction())
     }
@@ -281,6 +282,7 @@ impl MigrateArgs {
                 parallel_workers: self.pace.max_parallel_maintenance_workers,
             },
             split_bytes: self.pace.split_tables_larger_than.unwrap_or(defaults.split_bytes),
+            snapshot_age_max: self.pace.snapshot_max_age,
             lock_timeout: self.pace.lock_timeout.unwrap_or(defaults.lock_timeout),
             slot_wait: self.pace.slot_wait.unwrap_or(defaults.slot_wait),
             status_interval: self.pace.status_interval.unwrap_or(defaults.status_interval),
@@ -344,7 +346,7 @@ mod tests {
         let line = "--method dump --replica-identity full --insert-only x,\"Y\" --insert-only z --skip-table w --json \
                     -j 3 --index-jobs 2 --copy-rate 5MB --maintenance-work-mem 1GB --max-parallel-maintenance-workers 3 --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h \
                     --include-schema app,shop.\"X\" --exclude-schema log_* --excluded-extensions hstore \
-                    --no-replicate-extension-tables --no-owner --status-interval 500ms --pgbin /opt/bin \
+                    --no-replicate-extension-tables --no-owner --status-interval 500ms --snapshot-max-age 1h --pgbin /opt/bin \
                     --work-dir /spool --spool-max 1TB --spool-after 5GB --metrics-addr 0.0.0.0:1 \
                     --skip-db-version-check --target-free-bytes 2GB --dbs-max-total-size 1GB --trial-restore";
         let given = options(line);
@@ -381,6 +383,7 @@ mod tests {
         assert_eq!(given.build_allowance, allowance);
         assert_eq!(given.copy_rate.map(std::num::NonZeroU64::get), Some(5 << 20));
         assert_ne!(given.lock_timeout, defaults.lock_timeout);
+        assert_ne!(given.snapshot_age_max, defaults.snapshot_age_max);
         assert_ne!(given.slot_wait, defaults.slot_wait);
         assert_ne!(given.status_interval, defaults.status_interval);
         assert_eq!(given.spooling, Spooling::On { bytes_max: Some(1 << 40) });

@@ -101,7 +101,7 @@ fn is_directory(path: &Path) -> Result<()> {
 }
 
 /// Both ends, by libpq's rules.
-fn ends(servers: &Servers) -> Result<(Conninfo, Conninfo)> {
+pub(super) fn ends(servers: &Servers) -> Result<(Conninfo, Conninfo)> {
     let dsns = servers.dsns(|name| std::env::var(name).ok())?;
     Ok((end(&dsns.source, Side::Source)?, end(&dsns.target, Side::Target)?))
 }

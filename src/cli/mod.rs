@@ -19,6 +19,7 @@ mod result;
 mod selection;
 mod status;
 mod watch;
+mod worker;
 
 use std::io::Write as _;
 
@@ -34,6 +35,7 @@ pub use resolve::Dsns;
 pub use result::{DatabaseResult, Method, MigrateResult, RoleResult, RoleStatus, Status};
 pub use selection::{Databases, NameList, RoleArgs, RoleList};
 pub use watch::Watch;
+pub use worker::WorkerArgs;
 
 use self::pg_migrate::Meant;
 use crate::error::{Error, ErrorKind, Result};
@@ -64,6 +66,7 @@ async fn run(command: Command) -> Result<Exit> {
     match command {
         Command::Check(args) => command::check(*args, directives).await,
         Command::Migrate(args) => command::migrate(*args, directives).await,
+        Command::Worker(args) => worker::worker(args, directives).await,
         Command::Status(args) => status::status(args, directives).await,
         Command::Cleanup(args) => cleanup::cleanup(args, directives).await,
         Command::PgMigrate(args) => match args.meant(|name| std::env::var(name).ok()) {

@@ -179,6 +179,7 @@ impl PgMigrateArgs {
                 maintenance_work_mem: None,
                 max_parallel_maintenance_workers: None,
                 split_tables_larger_than: None,
+                snapshot_max_age: None,
                 lock_timeout: None,
                 slot_wait: None,
                 status_interval: None,

@@ -171,6 +171,7 @@ fn settings(order: &Order) -> Value {
         "maintenance_work_mem_bytes": options.build_allowance.memory_bytes,
         "max_parallel_maintenance_workers": options.build_allowance.parallel_workers,
         "split_bytes": options.split_bytes,
+        "snapshot_max_age": options.snapshot_age_max.map(text::duration),
         "lock_timeout": text::duration(options.lock_timeout),
         "slot_wait": text::duration(options.slot_wait),
         "status_interval": text::duration(options.status_interval),

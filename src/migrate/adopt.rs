@@ -12,6 +12,7 @@ use super::run::{Run, Watchers};
 use super::spooling;
 use super::state::{self, MigrationId, State};
 use super::tables::TableGauge;
+use crate::bulk;
 use crate::error::{Error, ErrorKind, Result, Side};
 use crate::pg::{Conninfo, Lsn, SystemIdentifier, Timeline};
 use crate::precheck::facts::SourceFacts;
@@ -45,6 +46,7 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
     let source = reach(Side::Source, &options.source, &settings).await?;
     let target = reach(Side::Target, &options.target, &settings).await?;
     lock::lock(&target).await?;
+    bulk::settle_wave(&target).await?;
     let found = state::find(&target).await?;
     let is_known = matches!(known, Known::ByThisRun);
     let seen = match known {
@@ -261,7 +263,7 @@ async fn identify_for_dump(source: &Session) -> Result<SourceIdentity> {
 }
 
 /// Stands for a system identifier that we may not read.
-const UNKNOWN: u64 = 0;
+pub(super) const UNKNOWN: u64 = 0;
 
 /// Refuses to go on from another server, database or timeline than the one the state came from (P23).
 fn same_source(state: &State, now: &SourceIdentity, database: &str) -> Result<()> {

@@ -191,6 +191,9 @@ pub struct Options {
     pub build_allowance: BuildAllowance,
     /// A larger table is copied in parts of about this size.
     pub split_bytes: u64,
+    /// No table's copy is begun under a snapshot older than this: what is left waits for a later one, so that the
+    /// source's VACUUM is held back no longer than that and one table take. Of a dump there is one snapshot.
+    pub snapshot_age_max: Option<Duration>,
     /// When to end.
     pub ending: Ending,
     /// What is done about DDL on the source.
@@ -254,6 +257,7 @@ impl Options {
             index_jobs: NonZeroUsize::new(Options::INDEX_JOBS_DEFAULT).expect("a positive constant"),
             build_allowance: BuildAllowance::default(),
             split_bytes: Options::SPLIT_BYTES_DEFAULT,
+            snapshot_age_max: None,
             ending: Ending::default(),
             auto_ddl: AutoDdl::default(),
             quarantine: Quarantine::default(),

@@ -44,6 +44,9 @@ pub(super) async fn go_on(run: &Run, stop: &mut Shutdown) -> Result<Outcome> {
         Ending::Interrupt | Ending::Stop { .. } => {}
         Ending::CaughtUp => run.progress.note("a dump ends by itself: --until has no meaning for it"),
     }
+    if run.options.snapshot_age_max.is_some() {
+        run.progress.note("a dump is of one moment: --snapshot-max-age has no meaning for it");
+    }
     if phase == Phase::Planned {
         stop.or_stop(run.alive(define::define(run))).await?;
         run.made_headway();

@@ -222,11 +222,20 @@ async fn copy(
     events: mpsc::Sender<CopyEvent>,
 ) -> Result<()> {
     let meter = Arc::new(run.meter());
-    for _ in 0..WAVES {
+    // A wave that ended by its age, and was of use, is as it should be.
+    let (mut waves, mut left, mut is_aged) = (0, usize::MAX, false);
+    loop {
         let unfinished = unfinished(run).await?;
         if unfinished.is_empty() {
             return run.enter(Phase::Building, "").await;
         }
+        if !std::mem::take(&mut is_aged) || unfinished.len() >= left {
+            waves += 1;
+        }
+        if waves > WAVES {
+            break;
+        }
+        left = unfinished.len();
         let (current, later);
         let source = match snapshot.take() {
             Some(snapshot) => {
@@ -242,8 +251,11 @@ async fn copy(
         fits(&unfinished, source, target)?;
         open::still_published(run, &unfinished).await?;
         unseen::note(run, &unfinished).await?;
+        let age_left = run.options.snapshot_age_max.map(|age| age.saturating_sub(current.keeper.age()));
+        let begin_until = age_left.and_then(|left| Instant::now().checked_add(left));
         let plan = CopyPlan {
             meter: Arc::clone(&meter),
+            begin_until,
             ..copy_plan(run, &current.keeper, current.consistent_point, copies(&unfinished, source, target)?)
                 .await?
         };
@@ -251,6 +263,10 @@ async fn copy(
         run.progress.copy_started(bytes, plan.tables.len() as u64);
         match watched(run, &current.keeper, &meter, copy_tables(plan, events.clone())).await {
             Ok(outcome) => {
+                is_aged = outcome.is_aged;
+                if is_aged {
+                    run.progress.note("the snapshot has reached its age; going on under a new one");
+                }
                 for (tables, why) in [(outcome.rewritten, "rewritten"), (outcome.locked, "locked")] {
                     if !tables.is_empty() {
                         let names: Vec<_> = tables.iter().map(QualifiedName::plain).collect();
@@ -293,6 +309,7 @@ pub(super) async fn copy_plan(
         rewritten: OnRewrite::PutOff,
         meter: Arc::new(run.meter()),
         held_up: run.held_up.clone(),
+        begin_until: None,
     })
 }
 

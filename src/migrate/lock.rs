@@ -6,6 +6,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::bulk;
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::Session;
 
@@ -47,6 +48,8 @@ pub(super) async fn lock(target: &Session) -> Result<()> {
 /// is ownerless. It is waited for, as a commit under way may still succeed.
 async fn end_leftovers(target: &Session) -> Result<()> {
     let doing = "end what an earlier run left behind";
+    // Other processes that copied with it would only come back.
+    bulk::shut_wave(target).await?;
     for _ in 0..LEFTOVER_LOOKS {
         let left = target
             .execute(

@@ -15,6 +15,7 @@
 //! ```text
 //! run ─► define ─► copy + build under one snapshot ─► large objects, sequences ─► define ─► refresh, analyze
 //! ```
+//! Other processes may lend a hand while rows are copied (`worker`); they only ever take work from the target's queue.
 
 mod abandon;
 mod adopt;
@@ -60,6 +61,7 @@ mod tables;
 mod throttle;
 mod trial;
 mod unseen;
+mod worker;
 
 pub use crate::precheck::{Method, MethodChoice};
 pub use budgets::Budgets;
@@ -82,3 +84,4 @@ pub use status::{
     DatabaseStatus, LastError, Look, Share, SlotStatus, SpoolStatus, StatusOptions, look, report,
 };
 pub use trial::SCRATCH_PREFIX;
+pub use worker::{Worked, WorkerOptions, WorkerOutcome, WorkerWatchers, work};

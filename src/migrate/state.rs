@@ -9,7 +9,7 @@ use std::collections::HashSet;
 pub use super::journal::{Made, forget, journal, journalled};
 use super::outcome::Decisive;
 use crate::apply;
-use crate::bulk::ledger;
+use crate::bulk::{self, ledger};
 use crate::catalog::Filters;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Identifier, Lsn, SlotName, SystemIdentifier, Timeline, quote_literal};
@@ -218,11 +218,12 @@ pub async fn begin(target: &Session, state: &State) -> Result<()> {
     // Several statements in one query are one transaction.
     let begin = format!(
         "SET client_min_messages = warning;
-         {DDL}; {}; {};
+         {DDL}; {}; {}; {};
          INSERT INTO pgstream.migration
              (id, source_system, source_timeline, source_database, phase, method, decided_by, decided_because, filters)
          VALUES ({}, '{}', {}, {}, '{}', '{}', {}, {}, {})",
         ledger::DDL,
+        bulk::QUEUE_DDL,
         apply::PROGRESS_DDL,
         quote_literal(state.id.as_str()),
         state.source_system,

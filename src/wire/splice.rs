@@ -56,6 +56,11 @@ impl Meter {
         self.throttle.spend(bytes);
     }
 
+    /// Adds bytes that another process has let pass, by its own limit.
+    pub(crate) fn count_others(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     /// Waits until more may pass: for what goes another way than through a splice.
     ///
     /// # Cancel safety

@@ -101,11 +101,11 @@ async fn a_migration_killed_at_every_named_point_ends_equal() {
     victim.kill_when("between parts", parts).await;
 
     // One of the last and smallest.
-    let small = target.hold("LOCK shop.category IN ROW EXCLUSIVE MODE").await;
+    let small = target.hold("LOCK shop.category IN SHARE MODE").await;
     let waiting = "EXISTS (SELECT FROM pg_stat_activity WHERE application_name LIKE 'pgstream load'
                        AND wait_event_type = 'Lock')";
     victim.kill_when("mid copy", waiting).await;
-    assert!(target.copied_tables().await.len() > 2);
+    assert!(!target.copied_tables().await.is_empty(), "larger ones are copied by then");
     small.release().await;
 
     // An index is there, but nobody has noted that.

@@ -12,6 +12,7 @@ mod copy_builds;
 mod copy_faults;
 mod copy_pace;
 mod copy_shapes;
+mod copy_worker;
 mod demo;
 mod digest;
 mod drift;

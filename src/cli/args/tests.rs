@@ -32,7 +32,7 @@ fn every_flag_of_migrate_is_read() {
     let args = migrate(
         "-s a -t b --method dump --replica-identity full --insert-only x,y --insert-only z --skip-table w \
          --stop-replication --max-replication-lag 16MB -j 3 --index-jobs 2 \
-         --split-tables-larger-than 2GB --lock-timeout 5s --slot-wait 1h --status-interval 500ms \
+         --split-tables-larger-than 2GB --snapshot-max-age 6h --lock-timeout 5s --slot-wait 1h --status-interval 500ms \
          --skip-db-version-check --target-free-bytes 1TB --dbs-max-total-size -1 --trial-restore \
          --pgbin /opt/bin --work-dir /spool --metrics-addr [::1]:9187 --json -vv --log-format json",
     );
@@ -50,6 +50,7 @@ fn every_flag_of_migrate_is_read() {
     assert_eq!(args.pace.copy_jobs.map(NonZeroUsize::get), Some(3));
     assert_eq!(args.pace.index_jobs.map(NonZeroUsize::get), Some(2));
     assert_eq!(args.pace.split_tables_larger_than, Some(2 << 30));
+    assert_eq!(args.pace.snapshot_max_age, Some(Duration::from_secs(6 * 3_600)));
     assert_eq!(args.pace.lock_timeout, Some(Duration::from_secs(5)));
     assert_eq!(args.pace.slot_wait, Some(Duration::from_secs(3_600)));
     assert_eq!(args.pace.status_interval, Some(Duration::from_millis(500)));
@@ -72,6 +73,10 @@ fn the_method_has_an_older_name_and_a_longer_value() {
 fn other_commands_are_read() {
     let line = "check --source a --target b --skip-table x --replica-identity full -q";
     assert!(matches!(read(line), Ok(Parsed::Run(Args { command: Command::Check(_) }))));
+    let line = "worker -s a -t b -j 3 --copy-rate 5MB --wait 1h --metrics-addr 127.0.0.1:1";
+    let Ok(Parsed::Run(Args { command: Command::Worker(worker) })) = read(line) else { panic!("worker") };
+    assert_eq!((worker.copy_jobs.map(NonZeroUsize::get), worker.wait), (Some(3), Duration::from_secs(3_600)));
+    assert_eq!(worker.copy_rate.map(NonZeroU64::get), Some(5 << 20));
     let Ok(Parsed::Run(Args { command: Command::Demo(demo) })) = read("demo --size 3 --seconds 5") else {
         panic!("demo");
     };
