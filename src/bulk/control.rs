@@ -13,12 +13,15 @@ use super::partition::Part;
 use super::queue;
 use super::wave::PutOff;
 use super::worker::{empty, load_settings};
-use crate::error::{Error, ErrorKind, Recovery, Result};
+use crate::error::{Error, ErrorKind, Recovery, Result, describe};
 use crate::pg::{Conninfo, Identifier, SqlState, quote_literal};
 use crate::wire::{Connection, ConnectionSettings, Row};
 
 /// How often one question is asked.
 const ATTEMPTS: u32 = 6;
+
+/// For a last word before an error that a person waits for.
+const SHUT_WAIT: Duration = Duration::from_secs(2);
 
 /// How long one look waits for parts that others have: long enough not to be in the way, short enough to notice what
 /// else comes up.
@@ -127,14 +130,20 @@ impl Control {
         Ok(rows.first().and_then(|row| read(row, "count")).unwrap_or(0))
     }
 
-    /// Ends the wave for everyone, without waiting for what is under way.
-    pub(super) async fn shut(&mut self) -> Result<()> {
-        self.ask(&queue::shut(self.number)).await.map(drop)
+    /// Ends the wave for everyone if the target can be asked now, without waiting for what is under way; whoever takes
+    /// the migration's lock next does it anyway.
+    pub(super) async fn try_shut(&mut self) {
+        let shut = queue::shut(self.number);
+        match tokio::time::timeout(SHUT_WAIT, self.try_ask(&shut)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(error = %describe(&error), "the wave stays open"),
+            Err(_) => tracing::debug!("the wave stays open: the target does not answer"),
+        }
     }
 
     /// Ends the wave, waits for what is under way, and says which tables were put off.
     pub(super) async fn end(&mut self) -> Result<Vec<(usize, PutOff)>> {
-        self.shut().await?;
+        self.ask(&queue::shut(self.number)).await?;
         // Deleting a part that somebody has taken waits for the end of his transaction.
         self.ask("SET lock_timeout = 0; DELETE FROM pgstream.copy_part").await?;
         let rows =

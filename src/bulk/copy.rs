@@ -19,7 +19,7 @@ use super::control::{Control, Standing};
 use super::partition::{Cut, TableCopy, partition};
 use super::wave::{Hand, Loaded, PutOff, Wave};
 use super::worker::Worker;
-use crate::error::{Error, ErrorKind, Recovery, Result};
+use crate::error::{Error, ErrorKind, Recovery, Result, describe};
 use crate::pg::{Conninfo, Lsn, QualifiedName, ServerVersion};
 use crate::telemetry::HeldUp;
 use crate::wire::Meter;
@@ -158,7 +158,7 @@ pub async fn copy_tables(mut plan: CopyPlan, events: mpsc::Sender<CopyEvent>) ->
     if let Err(error) = process.work(jobs).await {
         match error.recovery() {
             Recovery::Retry => drop(process.end().await),
-            Recovery::Operator | Recovery::Bug => drop(process.control.shut().await),
+            Recovery::Operator | Recovery::Bug => process.control.try_shut().await,
         }
         return Err(error);
     }
@@ -235,7 +235,13 @@ impl Process {
                         }
                     }
                 },
-                _ = tick.tick() => self.look().await?,
+                _ = tick.tick() => match self.look().await {
+                    // Whoever copies notices by himself that the target is away, and knows what that has cost.
+                    Err(error) if error.recovery() == Recovery::Retry => {
+                        tracing::debug!(error = %describe(&error), "the wave cannot be looked at");
+                    }
+                    looked => looked?,
+                },
             }
         }
     }

@@ -30,6 +30,8 @@ pub(super) struct Worker {
     search_path: SearchPath,
     /// Claims that failed, one after the other.
     failures: u32,
+    /// The part that broke off before them: with the next claim it may be another's.
+    broke_off: Option<Part>,
     /// Something stood in the way of the last part.
     held_up: bool,
 }
@@ -62,7 +64,15 @@ enum Copied {
 
 impl Worker {
     pub(super) fn new(wave: Arc<Wave>) -> Worker {
-        Worker { wave, ends: None, turn: None, search_path: SearchPath::Empty, failures: 0, held_up: false }
+        Worker {
+            wave,
+            ends: None,
+            turn: None,
+            search_path: SearchPath::Empty,
+            failures: 0,
+            broke_off: None,
+            held_up: false,
+        }
     }
 
     pub(super) async fn run(mut self) -> Result<Left> {
@@ -206,6 +216,7 @@ impl Worker {
     }
 
     async fn loaded(&mut self, part: &Part, rows: u64, bytes: u64, complete: Option<Complete>) {
+        self.broke_off = None;
         if std::mem::take(&mut self.held_up) {
             self.wave.plan.held_up.made_headway();
         }
@@ -257,9 +268,10 @@ impl Worker {
     async fn recover(&mut self, claim: Option<&Claim>, error: Error) -> Result<()> {
         self.ends = None;
         let part = claim.map(|claim| claim.part);
+        self.broke_off = part.or(self.broke_off);
         if let Some(obstacle) = Obstacle::of(&error) {
             self.held_up = true;
-            let pause = self.wave.plan.held_up.by_error(obstacle, &self.explain(part, error));
+            let pause = self.wave.plan.held_up.by_error(obstacle, &self.explain(self.broke_off, error));
             tokio::time::sleep(pause).await;
             return Ok(());
         }
@@ -282,7 +294,7 @@ impl Worker {
             }
         };
         if error.recovery() != Recovery::Retry || attempt >= ATTEMPTS {
-            return Err(self.explain(part, error));
+            return Err(self.explain(self.broke_off, error));
         }
         let why = crate::error::describe(&error);
         tracing::warn!(relation, error = %why, attempt, "copy of a part broke off; trying again");
