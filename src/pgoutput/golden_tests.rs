@@ -1,6 +1,5 @@
 //! Streams captured from real servers (`tests/golden/README.md`): decoded, rendered, written back, cut short.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -17,24 +16,32 @@ struct Capture {
     messages: Vec<Bytes>,
 }
 
-fn captures() -> Vec<Capture> {
+/// Why a capture cannot be read: the file, not the stream.
+type Unread = Box<dyn std::error::Error>;
+
+fn captures() -> Result<Vec<Capture>, Unread> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    let mut captures: Vec<Capture> =
-        entries.filter(|path| path.extension().is_some_and(|end| end == "hex")).map(Capture::read).collect();
+    let mut captures = Vec::new();
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "hex") {
+            captures.push(Capture::read(path)?);
+        }
+    }
     captures.sort_by(|a, b| a.path.cmp(&b.path));
-    captures
+    Ok(captures)
 }
 
 impl Capture {
-    fn read(path: PathBuf) -> Capture {
-        let name = path.file_stem().unwrap().to_str().unwrap();
+    fn read(path: PathBuf) -> Result<Capture, Unread> {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let mut parts = name.split('-');
-        let major = parts.next().unwrap().parse().unwrap();
-        let version = parts.next().unwrap().trim_start_matches('v').parse().unwrap();
-        let text = fs::read_to_string(&path).unwrap();
-        let messages = text.lines().filter(|line| !line.starts_with('#')).map(from_hex).collect();
-        Capture { path, major, version, messages }
+        let mut part = || parts.next().ok_or("a capture is named MAJOR-vN-FORMAT");
+        let (major, version) = (part()?.parse()?, part()?.trim_start_matches('v').parse()?);
+        let text = fs::read_to_string(&path)?;
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let messages = lines.map(from_hex).collect::<Result<_, _>>()?;
+        Ok(Capture { path, major, version, messages })
     }
 
     fn rendering(&self) -> String {
@@ -47,8 +54,10 @@ impl Capture {
     }
 }
 
-fn from_hex(line: &str) -> Bytes {
-    let byte = |at| u8::from_str_radix(&line[at..at + 2], 16).unwrap();
+fn from_hex(line: &str) -> Result<Bytes, Unread> {
+    let byte = |at| -> Result<u8, Unread> {
+        Ok(u8::from_str_radix(line.get(at..at + 2).ok_or("a digit is missing")?, 16)?)
+    };
     (0..line.len()).step_by(2).map(byte).collect()
 }
 
@@ -65,14 +74,13 @@ fn render(message: &Message) -> String {
                 ReplicaIdentity::Full => "full",
                 ReplicaIdentity::Index => "index",
             };
-            let mut line = format!("Relation{} {} ", within(m.xid), m.id);
-            write!(line, "{:?}.{:?} identity={identity}", m.namespace, m.name).unwrap();
-            for column in &m.columns {
+            let columns = m.columns.iter().map(|column| {
                 let key = if column.is_key { "key " } else { "" };
-                write!(line, " ({key}{:?} {}:{})", column.name, column.type_oid, column.type_modifier)
-                    .unwrap();
-            }
-            line
+                format!(" ({key}{:?} {}:{})", column.name, column.type_oid, column.type_modifier)
+            });
+            let columns: String = columns.collect();
+            let (namespace, name) = (&m.namespace, &m.name);
+            format!("Relation{} {} {namespace:?}.{name:?} identity={identity}{columns}", within(m.xid), m.id)
         }
         Message::Type(m) => format!("Type{} {} {:?}.{:?}", within(m.xid), m.oid, m.namespace, m.name),
         Message::Insert(m) => format!("Insert{} {} {}", within(m.xid), m.relation, row(&m.new)),
@@ -132,7 +140,7 @@ fn row(tuple: &Tuple) -> String {
 #[test]
 fn captures_read_as_they_did() {
     let write = std::env::var_os("PGSTREAM_GOLDEN").is_some_and(|mode| mode == "write");
-    for capture in captures() {
+    for capture in captures().unwrap() {
         let expected = capture.path.with_extension("txt");
         if write {
             fs::write(&expected, capture.rendering()).unwrap();
@@ -147,7 +155,7 @@ fn captures_read_as_they_did() {
 
 #[test]
 fn captures_are_written_back_byte_for_byte() {
-    for capture in captures() {
+    for capture in captures().unwrap() {
         let mut decoder = Decoder::new(capture.version);
         for bytes in &capture.messages {
             let message = decoder.decode(bytes.clone()).unwrap();
@@ -158,7 +166,7 @@ fn captures_are_written_back_byte_for_byte() {
 
 #[test]
 fn captures_cut_short_are_refused() {
-    for capture in captures() {
+    for capture in captures().unwrap() {
         let mut decoder = Decoder::new(capture.version);
         for bytes in &capture.messages {
             for length in 0..bytes.len() {
@@ -176,7 +184,7 @@ fn captures_cut_short_are_refused() {
 
 #[test]
 fn captures_hold_every_kind_of_message() {
-    let captures = captures();
+    let captures = captures().unwrap();
     for expected in [10, 14, 15, 16, 18] {
         assert!(captures.iter().any(|capture| capture.major == expected), "no capture from {expected}");
     }
