@@ -78,6 +78,10 @@ const WHERE_KNOWN: &[Pin] = &[
     pin("transaction_timeout", "0"),
 ];
 
+/// A statement that waits for a lock reads nothing, so its server does not see that we are gone, and keeps what it has
+/// locked from who comes after us. 14+, and refused where the system cannot tell a closed socket.
+const CHECK_INTERVAL: Pin = pin("client_connection_check_interval", "2s");
+
 /// Long enough for a stalled network, short enough to notice a dead one; zero would silence the walsender's
 /// own keepalives. A plain user may set it from 12 on (P18).
 const WAL_SENDER_TIMEOUT: &str = "300s";
@@ -129,6 +133,14 @@ pub(super) fn settle_statement(mode: Mode, extra: &Extra<'_>) -> String {
             ", CASE WHEN pg_catalog.current_setting('{0}', true) IS NOT NULL \
              THEN pg_catalog.set_config('{0}', '{1}', false) END",
             pin.name, pin.value
+        );
+    }
+    if !extra.has(CHECK_INTERVAL.name) {
+        let _ = write!(
+            sql,
+            ", CASE WHEN pg_catalog.current_setting('{0}', true) IS NOT NULL AND pg_catalog.version() LIKE '%linux%' \
+             THEN pg_catalog.set_config('{0}', '{1}', false) END",
+            CHECK_INTERVAL.name, CHECK_INTERVAL.value
         );
     }
     if mode == Mode::Replication && !extra.has("wal_sender_timeout") {
@@ -223,7 +235,7 @@ mod tests {
     fn what_not_every_server_knows_is_no_startup_option() {
         let options = startup_options(None, &NONE);
         let sql = settle_statement(Mode::Sql, &NONE);
-        for pin in WHERE_KNOWN {
+        for pin in WHERE_KNOWN.iter().chain([&CHECK_INTERVAL]) {
             assert!(!options.contains(pin.name), "{options}");
             assert!(sql.contains(&format!("set_config('{}', '{}', false)", pin.name, pin.value)), "{sql}");
         }

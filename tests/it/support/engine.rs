@@ -13,6 +13,9 @@ use tokio::time::timeout;
 use super::PATIENCE;
 use super::scenario::Side;
 
+/// Lines that a failing scenario shows of what the engine said.
+const LAST_LINES: usize = 60;
+
 /// A running engine. Dropping it kills the process.
 pub(crate) struct Engine {
     child: Child,
@@ -191,8 +194,20 @@ impl Capture {
         self.text.borrow().clone()
     }
 
-    async fn finish(self) -> String {
-        let _ = self.reader.await;
+    async fn finish(mut self) -> String {
+        let _ = (&mut self.reader).await;
         self.text.borrow().clone()
+    }
+}
+
+/// Of a scenario that fails elsewhere than in the engine, what the engine said is half of the story.
+impl Drop for Capture {
+    fn drop(&mut self) {
+        let text = self.text.borrow();
+        if std::thread::panicking() && !text.is_empty() {
+            let lines: Vec<&str> = text.lines().collect();
+            let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
+            eprintln!("the engine's last lines:\n{last}");
+        }
     }
 }
