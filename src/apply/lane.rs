@@ -11,9 +11,11 @@ use bytes::Bytes;
 use super::checkpoint::LaneId;
 use super::write::{Body, Touches, Write};
 use crate::catalog::ReplicaRole;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, SqlState, quote_literal};
-use crate::wire::{Connection, ConnectionSettings, Payload, Pipelined, Request, ServerError, StatementId};
+use crate::wire::{
+    CommandTag, Connection, ConnectionSettings, Payload, Pipelined, Request, ServerError, StatementId,
+};
 
 /// Prepared statements kept on the server.
 const STATEMENTS_MAX: usize = 1_000;
@@ -29,9 +31,12 @@ JOIN (VALUES ('plan_cache_mode', 'force_generic_plan'), ('enable_seqscan', 'off'
 
 /// COMMIT does not wait for the disk: [`super::flush`] does, before anybody relies on it. A coordinator that
 /// commits on other servers first must not forget that it did.
-const COMMIT: &str = "
+const WHEN_TO_FLUSH: &str = "
 SELECT pg_catalog.set_config('synchronous_commit', CASE WHEN EXISTS (
     SELECT FROM pg_catalog.pg_extension WHERE extname = 'citus') THEN 'on' ELSE 'off' END, false)";
+
+/// The statement, and its tag if it did what it says: a transaction that has failed is ended by it, too.
+pub(super) const COMMIT: &str = "COMMIT";
 
 /// As `pg_stat_activity` shows them.
 const ROLES: [&str; LaneId::MAX] = [
@@ -89,7 +94,7 @@ impl Lane {
             // Then there are no triggers and foreign keys on the target before the cutover.
             ReplicaRole::Denied => "",
         };
-        connection.query(&format!("{COMMIT};{PLANNER};{replica}")).await?;
+        connection.query(&format!("{WHEN_TO_FLUSH};{PLANNER};{replica}")).await?;
         Ok(Lane { connection, statements: Statements::default(), search_path })
     }
 
@@ -132,7 +137,7 @@ impl Lane {
     pub(super) async fn run_and_commit(&mut self, prologue: &[&str], writes: &[&Write]) -> Result<(), Fault> {
         let bare = prologue.iter().map(|sql| Sent::bare(sql));
         let counted = writes.iter().map(|write| Sent::counted(write));
-        let sent: Vec<Sent<'_>> = bare.chain(counted).chain([Sent::bare("COMMIT")]).collect();
+        let sent: Vec<Sent<'_>> = bare.chain(counted).chain([Sent::bare(COMMIT)]).collect();
         let sending = self.send(&sent).await;
         sending.map(drop).map_err(|(at, cause)| {
             let mut fault = located(at, prologue, cause);
@@ -169,7 +174,14 @@ impl Lane {
         }
         let pipelined = connection.pipeline(&requests).await;
         let (at, error) = match pipelined.map_err(|error| (None, FaultCause::Lost(error)))? {
-            Pipelined::Done(touched) => return Ok(touched),
+            Pipelined::Done(tags) => {
+                let committed =
+                    sent.iter().zip(&tags).all(|(sent, tag)| sent.sql != COMMIT || tag.text() == COMMIT);
+                return match committed {
+                    true => Ok(tags.iter().map(CommandTag::rows).collect()),
+                    false => Err((None, FaultCause::Lost(not_committed()))),
+                };
+            }
             Pipelined::Refused { at, error } => (at, error),
         };
         for request in requests.get(at..).unwrap_or_default() {
@@ -226,6 +238,12 @@ impl<'a> Sent<'a> {
         parameters.push(Payload::Binary(Bytes::copy_from_slice(&rows.to_be_bytes())));
         Sent { sql: sql.into(), content: Content::Parameters(parameters.into()) }
     }
+}
+
+/// PostgreSQL tells of a failure before that; what only resembles it may not.
+fn not_committed() -> Error {
+    Error::new(ErrorKind::Protocol, "commit a group")
+        .because("the server rolled it back without naming a reason")
 }
 
 /// The fault of a statement, counted from the first write.

@@ -22,7 +22,7 @@ use super::change::Step;
 use super::checkpoint::{Checkpoint, LaneId, Scope};
 use super::fault::{Verdict, refused};
 use super::group::{Chunk, GroupEnd};
-use super::lane::{Fault, FaultCause, Lane};
+use super::lane::{COMMIT, Fault, FaultCause, Lane};
 use super::plan::{Planned, plan_exactly};
 use super::positions::{Reached, Reporter};
 use super::quarantine::{News, Quarantine, Sifted};
@@ -415,14 +415,14 @@ impl Writer {
         let writes: Vec<&Write> = writes.iter().collect();
         let begun = self.lane.run(&BEGIN, &writes).await;
         begun.map_err(|fault| self.bookkeeping_failed(fault).into_error())?;
-        self.bare("COMMIT", "spread changes over lanes").await.map_err(Failure::into_error)?;
+        self.bare(COMMIT, "spread changes over lanes").await.map_err(Failure::into_error)?;
         self.checkpoint.expanded(lanes);
         self.reporter.spread(lanes);
         Ok(())
     }
 
     async fn commit(&mut self, end: &GroupEnd) -> Result<(), Failure> {
-        self.lane.simple("COMMIT").await.map_err(|fault| uncommitted(fault, end))
+        self.lane.simple(COMMIT).await.map_err(|fault| uncommitted(fault, end))
     }
 
     async fn bare(&mut self, sql: &str, doing: &str) -> Result<(), Failure> {

@@ -133,6 +133,12 @@ impl CommandTag {
     pub fn rows(&self) -> u64 {
         self.0.rsplit(' ').next().and_then(|last| last.parse().ok()).unwrap_or(0)
     }
+
+    /// The whole of it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
 }
 
 /// How the data of a COPY is laid out.

@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use crate::error::{Error, ErrorKind, Result};
 use crate::wire::connection::{Connection, Phase, hung_up};
 use crate::wire::copy::put_copy_data;
-use crate::wire::message::BackendMessage;
+use crate::wire::message::{BackendMessage, CommandTag};
 use crate::wire::server_error::ServerError;
 
 /// Written and not yet taken by the socket; a single value may be longer.
@@ -108,8 +108,8 @@ impl std::fmt::Debug for Payload {
 /// What became of a pipeline.
 #[derive(Debug)]
 pub enum Pipelined {
-    /// All of it was carried out: the rows that each `Execute` and `Copy` touched, in order.
-    Done(Vec<u64>),
+    /// All of it was carried out: what each `Execute` and `Copy` was answered, in order. To COMMIT that may be ROLLBACK.
+    Done(Vec<CommandTag>),
     /// The request of this number was refused; those before it were carried out, those after it were not.
     Refused {
         /// Counted from zero.
@@ -134,7 +134,7 @@ impl Connection {
         self.make_idle(&doing).await?;
         self.phase = Phase::Pipelining;
         let mut feed = Feed { left: requests.iter(), rows: None, is_over: false };
-        let (mut done, mut rows, mut refused) = (0, Vec::new(), None);
+        let (mut done, mut tags, mut refused) = (0, Vec::new(), None);
         loop {
             while let Some(frame) = self.next_frame()? {
                 let Some(message) = self.absorb(frame)? else { continue };
@@ -143,7 +143,7 @@ impl Connection {
                     BackendMessage::BindComplete | BackendMessage::DataRow(_) | BackendMessage::CopyIn(_) => {
                     }
                     BackendMessage::CommandComplete(tag) => {
-                        rows.push(tag.rows());
+                        tags.push(tag);
                         done += 1;
                     }
                     BackendMessage::Error(error) if error.severity.ends_connection() => {
@@ -156,7 +156,7 @@ impl Connection {
                     BackendMessage::ReadyForQuery(_) => {
                         return match refused {
                             Some(error) => Ok(Pipelined::Refused { at: done, error }),
-                            None if done == requests.len() => Ok(Pipelined::Done(rows)),
+                            None if done == requests.len() => Ok(Pipelined::Done(tags)),
                             None => Err(self.nonsense(io::Error::other("an answer is missing"))),
                         };
                     }

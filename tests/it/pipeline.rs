@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pgstream::error::ErrorKind;
 use pgstream::pg::SqlState;
-use pgstream::wire::{Connection, ConnectionSettings, Payload, Pipelined, Request, StatementId};
+use pgstream::wire::{CommandTag, Connection, ConnectionSettings, Payload, Pipelined, Request, StatementId};
 
 use crate::support::scenario::Scenario;
 
@@ -42,6 +42,10 @@ async fn all(connection: &mut Connection) -> String {
     connection.query(sql).await.unwrap()[0].get(0).unwrap().to_owned()
 }
 
+fn counts(tags: &[CommandTag]) -> Vec<u64> {
+    tags.iter().map(CommandTag::rows).collect()
+}
+
 fn refused(pipelined: Pipelined) -> (usize, Option<SqlState>) {
     match pipelined {
         Pipelined::Refused { at, error } => (at, error.sqlstate),
@@ -62,7 +66,7 @@ async fn rows_are_counted_for_each_statement() {
         Request::Forget { statement: OTHER },
     ];
     let done = connection.pipeline(&requests).await.unwrap();
-    assert!(matches!(&done, Pipelined::Done(rows) if *rows == [1, 2, 0, 2]), "{done:?}");
+    assert!(matches!(&done, Pipelined::Done(tags) if counts(tags) == [1, 2, 0, 2]), "{done:?}");
     assert_eq!(all(&mut connection).await, "1a,2bx,3cx");
     // Its name may be used again, for another statement.
     let again = [
@@ -70,7 +74,7 @@ async fn rows_are_counted_for_each_statement() {
         Request::Execute { statement: OTHER, parameters: &[] },
     ];
     let done = connection.pipeline(&again).await.unwrap();
-    assert!(matches!(&done, Pipelined::Done(rows) if *rows == [3]), "{done:?}");
+    assert!(matches!(&done, Pipelined::Done(tags) if counts(tags) == [3]), "{done:?}");
 }
 
 #[tokio::test]
@@ -103,8 +107,28 @@ async fn a_refusal_names_its_request_and_leaves_the_connection_sound() {
     assert_eq!(refused(connection.pipeline(&[unknown]).await.unwrap()), (0, SqlState::from_code("26000")));
 
     let done = connection.pipeline(&[insert(&one), copy(&good)]).await.unwrap();
-    assert!(matches!(&done, Pipelined::Done(rows) if *rows == [1, 1]), "{done:?}");
+    assert!(matches!(&done, Pipelined::Done(tags) if counts(tags) == [1, 1]), "{done:?}");
     assert_eq!(all(&mut connection).await, "1a,3c");
+}
+
+#[tokio::test]
+async fn a_commit_that_was_none_shows_in_its_tag() {
+    let mut connection = connection("pipeline_commit").await;
+    let begin = Request::Prepare { statement: OTHER, sql: "BEGIN" };
+    let run = Request::Execute { statement: OTHER, parameters: &[] };
+    let commit = StatementId(4);
+    let end = [
+        Request::Prepare { statement: commit, sql: "COMMIT" },
+        Request::Execute { statement: commit, parameters: &[] },
+    ];
+    connection.pipeline(&[begin, run, end[0]]).await.unwrap();
+    let (one, again) = (row(1, "a"), row(1, "b"));
+    let insert = |parameters| Request::Execute { statement: INSERT, parameters };
+    assert_eq!(refused(connection.pipeline(&[insert(&one), insert(&again)]).await.unwrap()).0, 1);
+    // The server calls it no error.
+    let ended = connection.pipeline(&end[1..]).await.unwrap();
+    assert!(matches!(&ended, Pipelined::Done(tags) if tags[0].text() == "ROLLBACK"), "{ended:?}");
+    assert_eq!(all(&mut connection).await, "");
 }
 
 #[tokio::test]
