@@ -11,7 +11,7 @@
 //!   `certificate`: total, and tested to be).
 //! - A future may be dropped anywhere: bytes and state live in [`Connection`], and what cannot be taken up
 //!   again refuses further use (`connection`, `copy`).
-//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], `ring`, `batch`); how fast is a matter of
+//! - Two servers joined by a COPY may both fail, at any moment ([`splice()`], `ring`, `join`, `batch`); how fast is a matter of
 //!   `throttle`.
 //!
 //! ```text
@@ -34,6 +34,7 @@ mod connection;
 mod copy;
 mod frame;
 mod handover;
+mod join;
 mod login;
 mod message;
 mod pins;

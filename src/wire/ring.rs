@@ -4,7 +4,8 @@
 //! the rest of a row and no word can be got in. So a frame is held until it is whole, unless it is a good
 //! part of the ring: a row may be a gigabyte, and passes in pieces.
 //!
-//! CopyData has the same bytes in both directions, so frames pass unopened; only headers are looked at.
+//! CopyData has the same bytes in both directions, so frames pass unopened; only headers are looked at, and short
+//! frames that are here together go on as one ([`join`]).
 //!
 //! ```text
 //!        written          passable       walked        received
@@ -17,8 +18,7 @@
 use bytes::BytesMut;
 
 use crate::wire::frame::{FRAME_BYTES_MAX, FrameError, HEADER_BYTES, Header};
-
-const COPY_DATA: u8 = b'd';
+use crate::wire::join::{COPY_DATA, Joined, join};
 
 /// A ring buffer. Always `written <= passable <= walked <= received <= written + capacity`.
 pub(super) struct Ring {
@@ -67,6 +67,11 @@ impl Ring {
     /// Where the next bytes of the source go: the longest run that is free. Empty while a message for us waits,
     /// for it may be the last word before a hang-up, and is to be read before that.
     pub(super) fn space(&mut self) -> &mut [u8] {
+        if let (Walk::Header { count: 0, .. }, true) = (&self.walk, self.written == self.received) {
+            // Nothing is held: on from the front, which the processor's cache knows best.
+            let front = self.received.next_multiple_of(self.bytes.len() as u64);
+            (self.written, self.passable, self.walked, self.received) = (front, front, front, front);
+        }
         let free = match self.walk {
             Walk::Other { .. } => 0,
             Walk::Header { .. } | Walk::Body { .. } => self.bytes.len() - self.held(),
@@ -85,6 +90,9 @@ impl Ring {
     /// Looks at headers until the bytes end or a message for us begins.
     fn walk(&mut self) -> Result<(), FrameError> {
         while self.walked < self.received {
+            if let Walk::Header { count: 0, .. } = self.walk {
+                self.step();
+            }
             let start = self.index(self.walked);
             let end = self.bytes.len().min(start + (self.received - self.walked) as usize);
             let fresh = self.bytes.get(start..end).unwrap_or_default();
@@ -119,6 +127,18 @@ impl Ring {
         debug_assert!(self.written <= self.passable && self.passable <= self.walked);
         debug_assert!(self.walked <= self.received && self.held() <= self.bytes.len());
         Ok(())
+    }
+
+    /// Steps over whole CopyData that lies in one piece at the start of a frame, as few frames as may be.
+    fn step(&mut self) {
+        let start = self.index(self.walked);
+        let end = start + (self.received - self.walked) as usize;
+        let Some(fresh) = self.bytes.get_mut(start..end) else { return };
+        let Joined { taken, left, payload } = join(fresh);
+        self.walked += left as u64;
+        self.passable = self.walked;
+        self.received -= (taken - left) as u64;
+        self.payload += payload as u64;
     }
 
     /// A header is complete; its body begins at `walked`.
@@ -222,6 +242,19 @@ mod tests {
         [&[tag], length.as_slice(), body].concat()
     }
 
+    /// What whole CopyData hold.
+    fn bodies(mut data: &[u8]) -> Vec<u8> {
+        let mut bodies = Vec::new();
+        while let Some((header, rest)) = data.split_first_chunk() {
+            let header = Header::check(*header, FRAME_BYTES_MAX).unwrap();
+            assert_eq!(header.tag, COPY_DATA);
+            let (body, rest) = rest.split_at(header.body_bytes);
+            bodies.extend_from_slice(body);
+            data = rest;
+        }
+        bodies
+    }
+
     /// Puts `bytes` through in reads and writes of those sizes; gives the data, and the messages for us.
     fn relay(ring: &mut Ring, bytes: &[u8], reads: &[usize], writes: &[usize]) -> (Vec<u8>, Vec<u8>) {
         let (mut data, mut others, mut rest) = (Vec::new(), Vec::new(), bytes);
@@ -264,10 +297,11 @@ mod tests {
             };
             let mut ring = Ring::new(64);
             let (data, others) = relay(&mut ring, &all(|_| true), &reads, &writes);
-            prop_assert_eq!(data, all(|tag| tag == b'd'));
             prop_assert_eq!(others, all(|tag| tag != b'd'));
-            let payload = frames.iter().filter(|(tag, _)| *tag == b'd').map(|(_, body)| body.len() as u64);
-            prop_assert_eq!(ring.payload(), payload.sum::<u64>());
+            let rows = frames.iter().filter(|(tag, _)| *tag == b'd').flat_map(|(_, body)| body);
+            let rows: Vec<u8> = rows.copied().collect();
+            prop_assert_eq!(ring.payload(), rows.len() as u64);
+            prop_assert_eq!(bodies(&data), rows);
         }
 
         #[test]
@@ -296,6 +330,20 @@ mod tests {
         ring.filled(15).unwrap();
         assert_eq!(ring.ready(), frame(b'd', b"one"));
         assert!(!ring.is_inside_frame());
+    }
+
+    #[test]
+    fn passes_as_one_what_is_here_together() {
+        let mut ring = Ring::new(64);
+        let bytes = [frame(b'd', b"one"), frame(b'd', b"two"), frame(b'd', b"three")].concat();
+        // Of the last one a byte is missing.
+        let count = bytes.len() - 1;
+        ring.space()[..count].copy_from_slice(&bytes[..count]);
+        ring.filled(count).unwrap();
+        assert_eq!(ring.ready(), frame(b'd', b"onetwo"));
+        ring.space()[..1].copy_from_slice(b"e");
+        ring.filled(1).unwrap();
+        assert_eq!(ring.ready(), [frame(b'd', b"onetwo"), frame(b'd', b"three")].concat());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::wire::ring::Ring;
 use crate::wire::throttle::Throttle;
 
 /// Bytes under way in one splice.
-const RING_BYTES: usize = 1 << 20;
+const RING_BYTES: usize = 256 << 10;
 
 /// Read this much, if it is there, before writing: a TLS read brings one record at a time.
 const BATCH_BYTES: usize = 128 << 10;
