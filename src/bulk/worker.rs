@@ -193,24 +193,11 @@ impl Worker {
         let spliced =
             splice(source, &table.copy_out(part.range), target, &table.copy_in(freeze), &plan.meter).await?;
         let (rows, bytes) = (spliced.rows, spliced.bytes);
-        let news = wave.news(&part, bytes);
-        let complete = match part.range {
-            None => {
-                let note = ledger::table_done(&table.name, plan.watermark, rows, bytes);
-                noted(target.execute(&format!("{news}{note}")).await? == 1)?;
-                Some(Complete { rows, bytes, elapsed: wave.started(part.table) })
-            }
-            Some(range) => {
-                let note = queue::part_done(part.table, &table.name, range, plan.watermark, rows, bytes);
-                let answer = target.query(&format!("{news}{note}")).await?;
-                noted(answer.iter().any(|row| row.get("noted") == Some("t")))?;
-                answer.iter().find_map(|row| {
-                    let (rows, bytes) = (read(row, "total_rows")?, read(row, "total_bytes")?);
-                    Some(Complete { rows, bytes, elapsed: seconds(row) })
-                })
-            }
-        };
-        source.execute("COMMIT").await?;
+        // All that the source had for us is there; it ends while the target notes it.
+        let (ended, complete) =
+            tokio::join!(source.execute("COMMIT"), note_part(target, &wave, part, rows, bytes));
+        ended?;
+        let complete = complete?;
         target.execute("COMMIT").await?;
         Ok(Copied::Loaded { rows, bytes, complete })
     }
@@ -381,6 +368,30 @@ fn settings(role: &'static str, plan: &CopyPlan) -> ConnectionSettings {
     ConnectionSettings::sql(role)
         .set("client_encoding", plan.encoding.clone())
         .set("lock_timeout", plan.lock_timeout.as_millis().to_string())
+}
+
+/// Notes in the part's transaction what it has loaded; gives the table if that is complete now.
+async fn note_part(
+    target: &mut Connection,
+    wave: &Wave,
+    part: Part,
+    rows: u64,
+    bytes: u64,
+) -> Result<Option<Complete>> {
+    let (table, watermark) = (&wave.plan.tables[part.table].name, wave.plan.watermark);
+    let news = wave.news(&part, bytes);
+    let Some(range) = part.range else {
+        let note = ledger::table_done(table, watermark, rows, bytes);
+        noted(target.execute(&format!("{news}{note}")).await? == 1)?;
+        return Ok(Some(Complete { rows, bytes, elapsed: wave.started(part.table) }));
+    };
+    let note = queue::part_done(part.table, table, range, watermark, rows, bytes);
+    let answer = target.query(&format!("{news}{note}")).await?;
+    noted(answer.iter().any(|row| row.get("noted") == Some("t")))?;
+    Ok(answer.iter().find_map(|row| {
+        let (rows, bytes) = (read(row, "total_rows")?, read(row, "total_bytes")?);
+        Some(Complete { rows, bytes, elapsed: seconds(row) })
+    }))
 }
 
 /// A note in the ledger must touch its one row; anything else means that the table is not ours to load now.
