@@ -66,8 +66,11 @@ pub struct Part {
     pub bytes: u64,
 }
 
-/// A table of more bytes than this goes by itself.
-const TABLE_BYTES_MAX: u64 = 64 << 10;
+/// A table of more bytes than this goes by itself: below it, emptying it and committing cost more than its rows.
+const TABLE_BYTES_MAX: u64 = 256 << 10;
+
+/// Small tables of one part have no more bytes than this together: the part is held in memory as a whole.
+const TOGETHER_BYTES_MAX: u64 = 2 << 20;
 
 /// Fewer small tables than this are not put together.
 const TABLES_MIN: usize = 8;
@@ -208,6 +211,7 @@ pub fn partition(tables: &[TableCopy], cut: Cut, source: ServerVersion) -> Vec<P
             match parts.last_mut() {
                 Some(part)
                     if part.count < together
+                        && part.bytes + copy.bytes <= TOGETHER_BYTES_MAX
                         && part.table + part.count == table
                         && tables.get(part.table).is_some_and(TableCopy::is_small) =>
                 {
@@ -321,6 +325,14 @@ mod tests {
         assert_eq!(together(1), [1, 1, 64, 64, 64, 64, 44]);
         assert_eq!(together(30), [[1, 1].as_slice(), &[1; 300]].concat());
         assert_eq!(together(8), [[1, 1].as_slice(), &[19; 15], &[15]].concat());
+    }
+
+    #[test]
+    fn small_tables_of_one_part_fit_into_memory() {
+        let tables: Vec<TableCopy> = (0..300).map(|_| table(25, 200 << 10)).collect();
+        let parts = partition(&tables, Cut { split_bytes: 1 << 30, jobs: 2 }, V15);
+        assert!(parts.iter().all(|part| part.count == 10 && part.bytes == 2000 << 10), "{parts:?}");
+        assert_eq!(parts.iter().map(|part| part.count).sum::<usize>(), 300);
     }
 
     #[test]
