@@ -54,6 +54,8 @@ pub struct CopyPlan {
     pub search_path: String,
     /// Whether triggers and foreign keys exist already and must not fire.
     pub replica_role: LoadRole,
+    /// Whether each part waits for the target's disk.
+    pub commit: LoadCommit,
     /// What a table that was rewritten after the snapshot means for the others.
     pub rewritten: OnRewrite,
     /// Counts payload bytes as they pass.
@@ -83,6 +85,16 @@ pub enum LoadRole {
     Replica,
     /// The same, where only `aiven_extras.session_replication_role` may set it (P48).
     ReplicaThroughAivenExtras,
+}
+
+/// When a part that was loaded must be on the target's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoadCommit {
+    /// At its commit.
+    Waits,
+    /// With the next commit that waits, WAL being flushed in order. A crash before it takes rows and the note of them
+    /// back together; whoever was told meanwhile must lose his own session in that crash, and ask the ledger again.
+    WithTheNext,
 }
 
 /// A table that is complete and noted as such.

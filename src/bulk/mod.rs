@@ -28,7 +28,9 @@ mod wave;
 mod worker;
 
 pub use budget::{Budget, Turn};
-pub use copy::{CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadRole, OnRewrite, copy_tables, help_copy};
+pub use copy::{
+    CopiedTable, CopyEvent, CopyOutcome, CopyPlan, LoadCommit, LoadRole, OnRewrite, copy_tables, help_copy,
+};
 pub use keeper::Keeper;
 pub use large_object::{CarriedObjects, ObjectPlan, carry_large_objects};
 pub use open_wave::{OpenWave, open_wave, settle_wave, shut_wave};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::batch;
 use super::budget::Turn;
 use super::control::{Complete, read, seconds};
-use super::copy::{CopyPlan, Left, LoadRole, OnRewrite};
+use super::copy::{CopyPlan, Left, LoadCommit, LoadRole, OnRewrite};
 use super::ledger;
 use super::partition::{Freeze, Part, TableCopy};
 use super::queue::{self, Claim};
@@ -358,6 +358,10 @@ pub(super) fn empty(plan: &CopyPlan, table: &TableCopy) -> (String, Freeze) {
 /// Of a connection that loads.
 pub(super) fn load_settings(plan: &CopyPlan) -> ConnectionSettings {
     let settings = settings("load", plan);
+    let settings = match plan.commit {
+        LoadCommit::Waits => settings,
+        LoadCommit::WithTheNext => settings.set("synchronous_commit", "off"),
+    };
     match plan.replica_role {
         LoadRole::Origin | LoadRole::ReplicaThroughAivenExtras => settings,
         LoadRole::Replica => settings.set("session_replication_role", "replica"),

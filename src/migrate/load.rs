@@ -21,10 +21,11 @@ use super::spooling::{self, meanwhile};
 use super::unseen;
 use crate::apply;
 use crate::bulk::ledger::{self, TableState};
-use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadRole, OnRewrite, TableCopy, copy_tables};
+use crate::bulk::{CopyEvent, CopyPlan, Keeper, LoadCommit, LoadRole, OnRewrite, TableCopy, copy_tables};
 use crate::catalog::{self, Catalog, Persistence, Table, TableKind};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Lsn, QualifiedName, quote_literal};
+use crate::schema::Flush;
 use crate::telemetry::{Phase, TableState as Stage};
 use crate::wire::{Meter, Session, SessionSettings};
 
@@ -306,6 +307,11 @@ pub(super) async fn copy_plan(
         encoding: run.encoding.clone(),
         search_path: source_search_path(&run.source).await?,
         replica_role: LoadRole::Origin,
+        // No phase is entered, and nothing told to the source, but by sessions that were there before the copy's.
+        commit: match Flush::of(&run.target_may) {
+            Flush::AtCommit => LoadCommit::Waits,
+            Flush::WithTheNote => LoadCommit::WithTheNext,
+        },
         rewritten: OnRewrite::PutOff,
         meter: Arc::new(run.meter()),
         held_up: run.held_up.clone(),

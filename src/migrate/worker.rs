@@ -21,7 +21,7 @@ use super::lock;
 use super::shutdown::Shutdown;
 use super::state::{self, State};
 use super::{adopt, databases};
-use crate::bulk::{self, Budget, CopyEvent, CopyPlan, Loaded, OpenWave, help_copy};
+use crate::bulk::{self, Budget, CopyEvent, CopyPlan, LoadCommit, Loaded, OpenWave, help_copy};
 use crate::error::{Error, ErrorKind, Recovery, Result, Side, describe};
 use crate::pg::Conninfo;
 use crate::telemetry::{self, Health, HeldUp, Metrics, Phase, Progress};
@@ -402,6 +402,8 @@ impl Help {
             encoding: wave.encoding,
             search_path: wave.search_path,
             replica_role: wave.replica_role,
+            // Whether the target lets us do otherwise is not known here.
+            commit: LoadCommit::Waits,
             rewritten: wave.rewritten,
             meter: Arc::clone(&meter),
             held_up: HeldUp::new(metrics.clone(), self.progress.clone()),
