@@ -30,6 +30,11 @@ impl SourceNow {
         SourceNow { tables, as_of }
     }
 
+    /// Every table that was read.
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.tables.values()
+    }
+
     /// The table as it has become since a transaction whose commit record starts at `final_lsn`; none if that
     /// transaction may have seen a later shape still.
     pub(super) fn since(&self, name: &QualifiedName, final_lsn: Lsn) -> Option<&Table> {

@@ -42,8 +42,8 @@ impl ValueFormat {
     ///
     /// # Errors
     /// The first column that cannot.
-    pub fn choose(
-        source: &[Table],
+    pub fn choose<'a>(
+        source: impl IntoIterator<Item = &'a Table>,
         target: &[Table],
         migrated: &TableWatermarks,
     ) -> Result<ValueFormat, NotInBinary> {
@@ -51,7 +51,7 @@ impl ValueFormat {
             target.iter().map(|table| (&table.name, table)).collect();
         let mut forms = HashMap::new();
         let carried = source
-            .iter()
+            .into_iter()
             .filter(|table| table.kind == TableKind::Ordinary && migrated.get(&table.name).is_some());
         for table in carried {
             // What is missing on the target is drift, and told when it is met.

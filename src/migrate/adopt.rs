@@ -43,8 +43,10 @@ pub(super) enum Known {
 /// where somebody has cleaned up.
 pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) -> Result<Run> {
     let settings = SessionSettings::role("control");
-    let source = reach(Side::Source, &options.source, &settings).await?;
-    let target = reach(Side::Target, &options.target, &settings).await?;
+    let (source, target) = tokio::try_join!(
+        reach(Side::Source, &options.source, &settings),
+        reach(Side::Target, &options.target, &settings)
+    )?;
     lock::lock(&target).await?;
     bulk::settle_wave(&target).await?;
     let found = state::find(&target).await?;
@@ -77,9 +79,11 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         ..CheckOptions::default()
     };
     let workplace = Workplace { pgbin: options.pgbin.as_deref(), work_dir: options.work_dir.as_deref() };
-    let facts =
-        check::load(&options.source, &options.target, &checks, choice, workplace, seen.map(|seen| *seen))
-            .await?;
+    let (facts, tools) = tokio::join!(
+        check::load(&options.source, &options.target, &checks, choice, workplace, seen.map(|seen| *seen)),
+        schema::find_tools(options.pgbin.as_deref(), source.version(), target.version())
+    );
+    let facts = facts?;
     let Decision { method, against, report } = precheck::decide(&facts, choice);
     match &found {
         None => passed(&report)?,
@@ -114,8 +118,9 @@ pub(super) async fn adopt(options: &Options, watchers: &Watchers, known: Known) 
         None => Vec::new(),
     };
     // Without the tools nothing is begun.
-    schema::find_tools(options.pgbin.as_deref(), source.version(), target.version()).await?;
+    let tools = tools?;
     let run = Run {
+        tools,
         encoding: copy_encoding(&source).await?,
         options: options.clone(),
         progress: watchers.progress.clone(),

@@ -17,9 +17,8 @@ use crate::pg::{QualifiedName, quote_literal};
 use crate::wire::Session;
 
 /// Copies the rows that the stream does not carry: unlogged tables, large objects, what was set aside. Can be done twice.
-pub(super) async fn carry_unstreamed(run: &Run) -> Result<()> {
-    let source = catalog::load(&run.source).await?;
-    load::copy_unstreamed(run, &source, load_role(run)).await?;
+pub(super) async fn carry_unstreamed(run: &Run, source: &Catalog) -> Result<()> {
+    load::copy_unstreamed(run, source, load_role(run)).await?;
     // What an earlier run has brought goes if the source has none any more.
     if source.large_objects == 0 && catalog::count_large_objects(&run.target).await? == 0 {
         return Ok(());
@@ -38,11 +37,15 @@ pub(super) fn load_role(run: &Run) -> LoadRole {
     }
 }
 
-/// Everything between the last change and the hand-over. Can be done twice.
-pub(super) async fn carry_the_rest(run: &Run) -> Result<()> {
+/// Everything between the last change and the hand-over; `seen` is the source since that change, if this run has looked
+/// at it. Can be done twice.
+pub(super) async fn carry_the_rest(run: &Run, seen: Option<Catalog>) -> Result<()> {
     // Nothing more is streamed, so the source need not keep anything for us, however long the rest takes.
     release_source(&run.source, &run.target).await?;
-    let source = catalog::load(&run.source).await?;
+    let source = match seen {
+        Some(source) => source,
+        None => catalog::load(&run.source).await?,
+    };
     set_sequences(run, &source).await?;
     complete_target(run, &source).await
 }

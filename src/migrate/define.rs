@@ -32,7 +32,7 @@ pub(super) struct Definitions {
 
 /// Dumps the definitions, keeps them on the target, restores what rows need, and enters `SchemaReady`.
 pub(super) async fn define(run: &Run) -> Result<()> {
-    let tools = tools(run).await?;
+    let tools = run.tools.clone();
     let directory = directory(run)?;
     run.progress.note(&format!("dumping definitions with pg_dump {}", tools.version));
     let settings = DumpSettings {
@@ -145,7 +145,7 @@ impl Definitions {
     }
 
     async fn fetch(run: &Run) -> Result<Definitions> {
-        let tools = tools(run).await?;
+        let tools = run.tools.clone();
         let directory = directory(run)?;
         let path = directory.path().join("definitions.dump");
         let content = state::load_archive(&run.target).await?;
@@ -228,10 +228,6 @@ pub(super) async fn schemas_left_out(
     let schemas = catalog::read_schemas(source).await?;
     let is_out = |schema: &String| filters.leaves_out_schema(database, schema);
     Ok(schemas.into_iter().filter(is_out).map(Identifier::new).collect())
-}
-
-async fn tools(run: &Run) -> Result<Tools> {
-    schema::find_tools(run.options.pgbin.as_deref(), run.source_version, run.target_version).await
 }
 
 fn directory(run: &Run) -> Result<tempfile::TempDir> {

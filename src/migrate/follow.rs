@@ -75,9 +75,6 @@ enum Goal {
 
 /// Between two looks at the positions, for metrics and the progress line.
 const SHOW_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two looks at the lag where it decides: on an idle source nothing else wakes who waits for it.
-const LAG_INTERVAL: Duration = Duration::from_millis(50);
-
 /// How long the applier may take to bring to its end what is under way, before the spool is left.
 const TURN_WAIT: Duration = Duration::from_secs(5);
 
@@ -99,9 +96,7 @@ pub(super) async fn follow(run: &Run, stop: &mut Shutdown) -> Result<Followed> {
         Wanted::CaughtUp => Goal::Barrier(stop.or_stop(emit_barrier(&run.source)).await?),
         Wanted::Stop { max_lag_bytes } => Goal::Lag(max_lag_bytes),
     };
-    let followed = stream(run, stop, goal).await?;
-    drift::warn_of_new_tables(run).await?;
-    Ok(followed)
+    stream(run, stop, goal).await
 }
 
 /// Where each table's copy ends and its changes begin.
@@ -266,6 +261,9 @@ async fn connect(
     };
     let start = position(run).await?;
     let horizon = Arc::new(Horizon::starting_at(start));
+    // The first of the two looks without which no lag is known: the monitor's own is then the second.
+    let (position, clock) = wal_position(&run.source).await?;
+    horizon.source_is_at(position, clock);
     let mut apply = apply_options(run, start, run.source_version.pgoutput_version()).await?;
     let is_parked = !quarantine::parked(run).await?.is_empty();
     apply.refusals = if is_parked && run.options.quarantine.parks() { Refusals::Park } else { refusals };
@@ -274,7 +272,7 @@ async fn connect(
     let spool = match spool {
         Some(spool) => spool,
         None => {
-            apply.values = format::choose(run, &apply, allowed).await?;
+            apply.values = format::choose(run, &apply, allowed);
             let format = format::of_tuples(&apply.values);
             let applier = Applier::start(apply).await.map_err(|error| error.on(Side::Target))?;
             let (reader, reports) = direct(run, start, format, &applier).await?;
@@ -314,12 +312,15 @@ async fn direct(
 
 pub(super) async fn apply_options(run: &Run, start: Lsn, protocol_version: u8) -> Result<ApplyOptions> {
     let mut options = ApplyOptions::new(run.options.target.clone(), run.id.slot(), protocol_version, start);
-    options.tables = catalog::load(&run.target).await?.tables;
+    let on_source = async {
+        // The position first: what is read after it knows of everything from before it.
+        let (as_of, _) = wal_position(&run.source).await?;
+        Ok(SourceNow::new(catalog::load(&run.source).await?.tables, as_of))
+    };
+    let (target, source) = tokio::try_join!(catalog::load(&run.target), on_source)?;
+    (options.tables, options.source) = (target.tables, source);
     drift::adopt_new(run, &options.tables).await?;
     options.watermarks = watermarks(run).await?.into_iter().collect();
-    // The position first: what is read after it knows of everything from before it.
-    let (as_of, _) = wal_position(&run.source).await?;
-    options.source = SourceNow::new(catalog::load(&run.source).await?.tables, as_of);
     options.lanes = run.options.apply_lanes;
     options.replica_role = run.target_may.replica_role;
     options.search_path = Some(source_search_path(&run.source).await?);
@@ -363,8 +364,6 @@ async fn watch(
 ) -> Result<Watched> {
     let mut positions = applier.positions();
     let mut show = tokio::time::interval(SHOW_INTERVAL);
-    let mut look = tokio::time::interval(LAG_INTERVAL);
-    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let start = positions.borrow().watermark.durable();
     loop {
         let now = *positions.borrow_and_update();
@@ -408,7 +407,8 @@ async fn watch(
             changed = positions.changed() => {
                 changed.map_err(|cause| Error::new(ErrorKind::Aborted, "follow the applier").because(cause))?;
             }
-            _ = look.tick(), if matches!(goal, Goal::Lag(_)) => {}
+            // On an idle source nothing else wakes who waits for a lag.
+            () = horizon.looked(), if matches!(goal, Goal::Lag(_)) => {}
             _ = show.tick() => {
                 let now = *positions.borrow();
                 gauge.show(&now, horizon, supply.spooled_to());

@@ -6,8 +6,7 @@
 
 use super::run::Run;
 use crate::apply::{self, ApplyOptions, ValueFormat};
-use crate::catalog;
-use crate::error::{Error, Result};
+use crate::error::Error;
 use crate::pg::SqlState;
 use crate::pgoutput::TupleFormat;
 
@@ -34,21 +33,22 @@ impl Allowed {
     }
 }
 
-/// Decides how values come, for `options` that know the target's tables.
-pub(super) async fn choose(run: &Run, options: &ApplyOptions, allowed: Allowed) -> Result<ValueFormat> {
+/// Decides how values come, for `options` that know the tables of both ends.
+pub(super) fn choose(run: &Run, options: &ApplyOptions, allowed: Allowed) -> ValueFormat {
     let (source, target) = (run.source_version, run.target_version);
     if source.major() < BINARY_SINCE || target.major() < BINARY_SINCE || allowed == Allowed::TextOnly {
-        return Ok(ValueFormat::Text);
+        return ValueFormat::Text;
     }
-    let tables = catalog::load(&run.source).await?.tables;
-    Ok(ValueFormat::choose(&tables, &options.tables, &options.watermarks).unwrap_or_else(|refused| {
-        tracing::info!(
-            relation = refused.table.plain(),
-            column = refused.column.raw(),
-            "changes come as text: a column has no binary form that both ends share"
-        );
-        ValueFormat::Text
-    }))
+    ValueFormat::choose(options.source.tables(), &options.tables, &options.watermarks).unwrap_or_else(
+        |refused| {
+            tracing::info!(
+                relation = refused.table.plain(),
+                column = refused.column.raw(),
+                "changes come as text: a column has no binary form that both ends share"
+            );
+            ValueFormat::Text
+        },
+    )
 }
 
 /// What to ask the plugin for.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::run::Run;
 use crate::apply::{ApplyStats, FallbackReason, Positions};
 use crate::pg::{Lsn, PgTimestamp};
@@ -24,6 +26,7 @@ pub(super) struct Horizon {
     known: AtomicU64,
     seen: AtomicU64,
     clock: AtomicI64,
+    looked: Notify,
 }
 
 impl Horizon {
@@ -33,6 +36,7 @@ impl Horizon {
             known: AtomicU64::new(0),
             seen: AtomicU64::new(0),
             clock: AtomicI64::new(i64::MIN),
+            looked: Notify::new(),
         }
     }
 
@@ -48,6 +52,12 @@ impl Horizon {
         self.clock.fetch_max(clock.micros(), Ordering::AcqRel);
         let before = self.seen.swap(position.offset(), Ordering::AcqRel);
         self.known.store(before, Ordering::Release);
+        self.looked.notify_one();
+    }
+
+    /// Waits for a look at the source, unless one came since the last wait. For one who waits.
+    pub(super) async fn looked(&self) {
+        self.looked.notified().await;
     }
 
     /// The source's position.

@@ -106,8 +106,7 @@ async fn begin(run: &Run) -> Result<Begun> {
     unseen::warn(run).await?;
     open::publish(run, &selection).await?;
     let snapshot = open::open_slot(run).await?;
-    let shown = catalog_under(run, &snapshot.keeper).await?;
-    let target = catalog::load(&run.target).await?;
+    let (shown, target) = tokio::try_join!(catalog_under(run, &snapshot.keeper), catalog::load(&run.target))?;
     unchanged_since(run, &selection, &shown, &target)?;
     run.target
         .batch_execute("DELETE FROM pgstream.progress")

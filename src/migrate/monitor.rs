@@ -96,6 +96,8 @@ pub(super) async fn beside<T>(run: &Run, work: impl Future<Output = Result<T>>) 
 /// Looks until something is wrong that does not pass.
 async fn trouble(run: &Run) -> Error {
     let horizon = Horizon::starting_at(Lsn::ZERO);
+    // Most of what runs here is over by then, and a connection costs more than some of it.
+    tokio::time::sleep(INTERVAL).await;
     loop {
         let Err(error) = Monitor::of(run).run(&horizon).await;
         if error.recovery() != Recovery::Retry {

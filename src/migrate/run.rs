@@ -13,8 +13,8 @@ use super::shutdown::Shutdown;
 use super::state::{self, Made, MigrationId};
 use super::tables::TableGauge;
 use super::{
-    abandon, cutover, define, dump, follow, load, membership, monitor, open, quarantine, spooling, throttle,
-    unseen,
+    abandon, cutover, define, drift, dump, follow, load, membership, monitor, open, quarantine, spooling,
+    throttle, unseen,
 };
 use crate::apply;
 use crate::bulk::ledger::{self, TableState as TableCopyState};
@@ -22,7 +22,7 @@ use crate::catalog::{self, Capabilities, Catalog};
 use crate::error::{Error, ErrorKind, Result, describe};
 use crate::pg::{Identifier, Lsn, QualifiedName, ServerVersion, SystemIdentifier};
 use crate::precheck::{IdentityChoice, Method};
-use crate::schema::RestoreRun;
+use crate::schema::{RestoreRun, Tools};
 use crate::telemetry::{self, DatabaseMetrics, Health, HeldUp, Phase, Progress, TableState};
 use crate::wire::{Meter, Session};
 use tokio::sync::OnceCell;
@@ -75,6 +75,8 @@ pub(super) struct Run {
     pub(super) target_version: ServerVersion,
     /// What our role may do on the target, as it was checked.
     pub(super) target_may: Capabilities,
+    /// Chosen for these two servers.
+    pub(super) tools: Tools,
     /// As they were dumped, once they are needed.
     pub(super) definitions: OnceCell<Definitions>,
     /// `client_encoding` of both ends of the copy (P63).
@@ -142,23 +144,27 @@ impl Run {
             self.made_headway();
             phase = Phase::Following;
         }
+        let mut source = None;
         if phase == Phase::Following {
             let followed = follow::follow(self, stop).await?;
+            let now = catalog::load(&self.source).await?;
+            drift::warn_of_new_tables(self, &now).await?;
             match (followed.ended, &self.options.ending) {
                 (follow::Ended::Interrupted, _) => return self.outcome(Ended::Interrupted, &followed).await,
-                (follow::Ended::Reached, Ending::Stop { .. }) => self.fence(stop).await?,
+                (follow::Ended::Reached, Ending::Stop { .. }) => {
+                    self.fence(&now, stop).await?;
+                    source = Some(now);
+                }
                 (follow::Ended::Reached, Ending::CaughtUp | Ending::Interrupt) => {
                     // An emergency cutover would otherwise hand out numbers again (P33).
-                    let set =
-                        async { cutover::set_sequences(self, &catalog::load(&self.source).await?).await };
-                    stop.or_stop(set).await?;
+                    stop.or_stop(cutover::set_sequences(self, &now)).await?;
                     return self.outcome(Ended::CaughtUp, &followed).await;
                 }
             }
         }
         // What fires when a row is written comes after the phase: never again is a change applied.
         stop.or_stop(self.alive(define::arm_at_last(self))).await?;
-        stop.or_stop(self.alive(cutover::carry_the_rest(self))).await?;
+        stop.or_stop(self.alive(cutover::carry_the_rest(self, source))).await?;
         stop.or_stop(define::settle_owners(self)).await?;
         let position = follow::position(self).await?;
         self.enter(Phase::CutOver, "").await?;
@@ -183,7 +189,7 @@ impl Run {
     }
 
     /// The last change is on the target. From here on the stream is not needed again, if it carried everything.
-    async fn fence(&self, stop: &mut Shutdown) -> Result<()> {
+    async fn fence(&self, source: &Catalog, stop: &mut Shutdown) -> Result<()> {
         let tables = ledger::read(&self.target).await?;
         // Tables without a watermark are not in the stream: unlogged ones, entered by an earlier try.
         let streamed = |state: &TableCopyState| matches!(state, TableCopyState::Copied { watermark, .. } if *watermark > Lsn::ZERO);
@@ -193,7 +199,8 @@ impl Run {
         open::still_published(self, &moved).await?;
         unseen::set_aside(self).await?;
         // While this fails, following can go on.
-        stop.or_stop(self.alive(monitor::beside(self, cutover::carry_unstreamed(self)))).await?;
+        let carry = cutover::carry_unstreamed(self, source);
+        stop.or_stop(self.alive(monitor::beside(self, carry))).await?;
         self.enter(Phase::Fenced, "").await
     }
 

@@ -8,6 +8,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use futures_util::future::join_all;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::ServerVersion;
 
@@ -100,10 +102,8 @@ pub async fn find_tools(pgbin: Option<&Path>, source: ServerVersion, target: Ser
         Some(folder) => vec![folder.to_owned()],
         None => usual_folders(),
     };
-    let mut found = Vec::new();
-    for folder in folders {
-        found.extend(inspect(folder).await);
-    }
+    let found = join_all(folders.into_iter().map(inspect)).await;
+    let found: Vec<Installation> = found.into_iter().flatten().collect();
     let installation = choose_tools(&found, source, target).map_err(|error| {
         let place = pgbin.map(|folder| format!(" in {}", folder.display())).unwrap_or_default();
         let wanted = target.major().max(source.major());
@@ -154,8 +154,9 @@ fn expand(pattern: &str) -> Vec<PathBuf> {
 
 /// Asks both tools of a folder for their version; `None` unless both answer alike.
 async fn inspect(folder: PathBuf) -> Option<Installation> {
-    let (major, version) = version_of(&folder.join("pg_dump")).await?;
-    let (restore_major, _) = version_of(&folder.join("pg_restore")).await?;
+    let (pg_dump, pg_restore) = (folder.join("pg_dump"), folder.join("pg_restore"));
+    let (dump, restore) = tokio::join!(version_of(&pg_dump), version_of(&pg_restore));
+    let ((major, version), (restore_major, _)) = dump.zip(restore)?;
     (major == restore_major).then_some(Installation { folder, major, version })
 }
 

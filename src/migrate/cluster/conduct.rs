@@ -107,11 +107,13 @@ pub async fn migrate(order: &Order, watchers: &ClusterWatchers) -> Result<Cluste
     let mut definitions = None;
     // Nothing is made for databases of which none can move.
     if checked.iter().any(|checked| checked.refusal.is_none()) {
-        let carried = stop.or_stop(create::roles(order, &survey.source, &survey.target)).await?;
+        let roles = create::roles(order, &survey.source, &survey.target);
+        let read = Definitions::read(&survey.source, &survey.target);
+        let both = async { tokio::try_join!(roles, read) };
+        let (carried, read) = stop.or_stop(both).await?;
         outcome.roles = carried.roles;
         outcome.warnings = carried.warnings;
-        let read = Definitions::read(&survey.source, &survey.target);
-        definitions = Some(stop.or_stop(read).await?);
+        definitions = Some(read);
     }
     let conductor = Arc::new(Conductor {
         options: Options {

@@ -31,7 +31,7 @@ use super::shutdown::Shutdown;
 use super::spooling::meanwhile;
 use super::{follow, state};
 use crate::bulk::ledger;
-use crate::catalog;
+use crate::catalog::Catalog;
 use crate::error::{Error, Result, describe};
 use crate::pg::{Lsn, QualifiedName};
 use crate::telemetry::Readiness;
@@ -205,10 +205,9 @@ async fn look_at(session: &Session, table: &str) -> Result<String> {
 }
 
 /// Names tables that were made on the source since, and that no stream carries (P27).
-pub(super) async fn warn_of_new_tables(run: &Run) -> Result<()> {
-    let source = catalog::load(&run.source).await?;
+pub(super) async fn warn_of_new_tables(run: &Run, source: &Catalog) -> Result<()> {
     let ledger = ledger::read(&run.target).await?;
-    let moved = select(&source, &run.wishes(&source)?).moved;
+    let moved = select(source, &run.wishes(source)?).moved;
     let new: Vec<&QualifiedName> = moved.iter().filter(|name| !ledger.contains_key(*name)).collect();
     let published = super::open::published(run).await?;
     for name in new.into_iter().filter(|name| !published.contains(name)) {
