@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -24,6 +24,9 @@ use crate::wire::certificate::Certificate;
 /// Between probes, once the first has gone unanswered, and how many of them.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 6;
+
+/// TLS asks for one record at a time, and a server's are of 8 kB: so many are fetched at once.
+const TLS_READ_BYTES: usize = 64 << 10;
 
 /// Where a socket leads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +174,7 @@ async fn ask_for_tls(stream: &mut Stream) -> Result<Answer, SocketError> {
 
 impl Tls {
     async fn handshake(&self, stream: Stream) -> Result<Socket, SocketError> {
+        let stream = BufReader::with_capacity(TLS_READ_BYTES, stream);
         let connecting = self.connector.connect(self.name.clone(), stream);
         let stream = connecting.await.map_err(|error| {
             match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
@@ -186,7 +190,7 @@ impl Tls {
 #[derive(Debug)]
 pub(super) enum Socket {
     Plain(Stream),
-    Tls(Box<TlsStream<Stream>>),
+    Tls(Box<TlsStream<BufReader<Stream>>>),
 }
 
 /// The transport itself.
