@@ -16,6 +16,9 @@
 
 mod apply;
 mod copy;
+#[path = "../../tests/it/support/fault.rs"]
+#[allow(dead_code, reason = "shared with the scenarios, which do worse to it")]
+mod fault;
 mod figure;
 mod process;
 mod stage;
@@ -42,7 +45,7 @@ struct Args {
     /// curve.
     #[arg(long, value_delimiter = ',', value_parser = WORKLOADS)]
     workload: Vec<String>,
-    /// Of copy, only these: mixed, wide, pgbench, schema, many, partitions, lobs.
+    /// Of copy, only these: mixed, wide, pgbench, schema, many, partitions, lobs; ways; tenfold.
     #[arg(long, value_delimiter = ',', value_parser = DATASETS)]
     dataset: Vec<String>,
     /// Multiplies rows, tables and transactions.
@@ -83,7 +86,8 @@ const WORKLOADS: [&str; 12] = [
     "curve",
 ];
 
-const DATASETS: [&str; 7] = ["mixed", "wide", "pgbench", "schema", "many", "partitions", "lobs"];
+const DATASETS: [&str; 9] =
+    ["mixed", "wide", "pgbench", "schema", "many", "partitions", "lobs", "ways", "tenfold"];
 
 impl Args {
     fn wants(&self, part: Part) -> bool {

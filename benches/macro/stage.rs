@@ -68,8 +68,13 @@ impl Stage {
         if let Some(port) = port {
             target += &format!(" port={port}");
         }
+        self.migrate_by(&self.source.dsn(from), &target)
+    }
+
+    /// The same by connection strings.
+    pub(crate) fn migrate_by(&self, source: &str, target: &str) -> Command {
         let mut command = Command::new(&self.engine);
-        command.args(["migrate", "-s", &self.source.dsn(from), "-t", &target, "--json", "--quiet"]);
+        command.args(["migrate", "-s", source, "-t", target, "--json", "--quiet"]);
         command.stdout(std::process::Stdio::null());
         command
     }

@@ -9,9 +9,6 @@
 mod arena;
 mod contest;
 mod curve;
-#[path = "../../../tests/it/support/fault.rs"]
-#[allow(dead_code, reason = "shared with the scenarios, which do worse to it")]
-mod fault;
 mod following;
 mod sheet;
 mod workload;
@@ -20,10 +17,10 @@ use std::time::{Duration, Instant};
 
 use pgstream::error::{Error, Result, describe};
 
+use crate::fault::Proxy;
 use crate::stage::Stage;
 use arena::Arena;
 use contest::{Contestant, once};
-use fault::Proxy;
 use sheet::Runs;
 use workload::{Contest, Goals, Scale, Workload};
 

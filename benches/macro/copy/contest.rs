@@ -86,7 +86,11 @@ pub(super) async fn once(stage: &Stage, set: &DataSet, contestant: Contestant) -
         Contestant::Native => (subscribe(stage).await?, None),
         Contestant::Pgcopydb => (pgcopydb(stage).await?, None),
         Contestant::Pgstream => {
-            let (usage, own) = pgstream(stage, set).await?;
+            let mut migrate = stage.migrate(SOURCE, TARGET, None);
+            for table in set.insert_only {
+                migrate.args(["--insert-only", table]);
+            }
+            let (usage, own) = pgstream(migrate).await?;
             (usage, Some(own))
         }
     };
@@ -174,14 +178,11 @@ async fn pgcopydb(stage: &Stage) -> Result<Usage> {
     Running::start(clone)?.finish().await
 }
 
-async fn pgstream(stage: &Stage, set: &DataSet) -> Result<(Usage, Own)> {
+/// Runs a `pgstream migrate`, and reads what it reports.
+pub(super) async fn pgstream(mut migrate: Command) -> Result<(Usage, Own)> {
     let folder = folder()?;
     let file = folder.path().join("report.json");
-    let mut migrate = stage.migrate(SOURCE, TARGET, None);
     migrate.args(["--stop-replication", "-j", &jobs(), "--report"]).arg(&file);
-    for table in set.insert_only {
-        migrate.args(["--insert-only", table]);
-    }
     let usage = Running::start(migrate)?.finish().await?;
     let failed = |cause| Error::new(ErrorKind::Local, "read pgstream's report").because(cause);
     let report = std::fs::read(&file).map_err(failed)?;

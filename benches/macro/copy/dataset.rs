@@ -1,6 +1,6 @@
 //! What is copied, and what is asked of the copy.
 
-use super::mixture;
+use super::{Size, mixture};
 
 /// One database, and its row of the table.
 #[derive(Debug, Clone)]
@@ -54,17 +54,10 @@ pub(super) struct Goals {
 }
 
 /// Every data set, in the order of the table.
-pub(super) fn all(scale: f64) -> Vec<DataSet> {
-    let of = |number: u64| ((number as f64 * scale) as u64).max(1);
+pub(super) fn all(size: Size) -> Vec<DataSet> {
+    let of = |number: u64| size.of(number);
     let mut sets = vec![
-        DataSet {
-            goals: goals(0.75, Some(1.15), Some(1.2)),
-            ..DataSet::new(
-                "mixed",
-                format!("{} mixed rows", count(of(5_000_000))),
-                mixture::mixed(of(5_000_000)),
-            )
-        },
+        DataSet { goals: goals(0.75, Some(1.15), Some(1.2)), ..mixed(of(5_000_000)) },
         DataSet {
             goals: goals(0.85, Some(1.15), None),
             ..DataSet::new(
@@ -91,7 +84,7 @@ pub(super) fn all(scale: f64) -> Vec<DataSet> {
         DataSet { repetitions_max: 3, ..many(of(2_000)) },
     ];
     // Ten times as many say what grows with their number; a small machine needs minutes for them.
-    if scale >= 1.0 {
+    if size.scale >= 1.0 {
         sets.push(DataSet { repetitions_max: 1, native: Native::Stays, ..many(of(20_000)) });
     }
     sets.push(DataSet {
@@ -115,6 +108,10 @@ pub(super) fn all(scale: f64) -> Vec<DataSet> {
         )
     });
     sets
+}
+
+pub(super) fn mixed(rows: u64) -> DataSet {
+    DataSet::new("mixed", format!("{} mixed rows", count(rows)), mixture::mixed(rows))
 }
 
 fn many(tables: u64) -> DataSet {

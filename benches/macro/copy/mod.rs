@@ -8,6 +8,8 @@
 //! - `pgstream` is the program as released. It takes a slot as well, and streams what changed meanwhile, which here is
 //!   nothing.
 //!
+//! Then pgstream beside itself: the same rows by other [`ways`], and [`tenfold`].
+//!
 //! All have the same jobs. Contestants take turns in going first; one that takes twice as long as the fastest rival
 //! has lost, and is not asked again.
 
@@ -16,6 +18,8 @@ mod dataset;
 mod limit;
 mod mixture;
 mod sheet;
+mod tenfold;
+mod ways;
 mod witness;
 
 use std::time::Instant;
@@ -41,28 +45,55 @@ pub(crate) struct Size {
     pub(crate) repetitions: usize,
 }
 
+impl Size {
+    /// That many at the scale wanted, and at least one.
+    fn of(self, number: u64) -> u64 {
+        ((number as f64 * self.scale) as u64).max(1)
+    }
+}
+
 /// Measures the data sets that are named, or all.
 ///
 /// # Errors
 /// The first failure; what can be measured besides is measured first.
 pub(crate) async fn measure(stage: &Stage, size: Size, only: &[String]) -> Result<()> {
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|one| one == name);
     let mut failed: Option<Error> = None;
-    sheet::heading();
-    for set in dataset::all(size.scale) {
-        if !only.is_empty() && !only.iter().any(|name| name == set.name) {
-            continue;
-        }
-        let begun = Instant::now();
-        let outcome = compare(stage, &set, size.repetitions.min(set.repetitions_max)).await;
-        stage.source.drop_database(SOURCE).await?;
-        stage.target.drop_database(TARGET).await?;
-        eprintln!("{}: {:.0} s", set.title, begun.elapsed().as_secs_f64());
+    let mut note = |what: &str, begun: Instant, outcome: Result<()>| {
+        eprintln!("{what}: {:.0} s", begun.elapsed().as_secs_f64());
         if let Err(error) = outcome {
-            println!("| {} | failed: {} |", set.title, describe(&error).replace('\n', " "));
+            println!("| {what} | failed: {} |", describe(&error).replace('\n', " "));
             failed.get_or_insert(error);
         }
+    };
+    let sets: Vec<DataSet> = dataset::all(size).into_iter().filter(|set| wanted(set.name)).collect();
+    if !sets.is_empty() {
+        sheet::heading();
+    }
+    for set in sets {
+        let begun = Instant::now();
+        let outcome = compare(stage, &set, size.repetitions.min(set.repetitions_max)).await;
+        clear(stage).await?;
+        note(&set.title, begun, outcome);
+    }
+    if wanted("ways") {
+        let begun = Instant::now();
+        let outcome = ways::measure(stage, size).await;
+        clear(stage).await?;
+        note("ways", begun, outcome);
+    }
+    if wanted("tenfold") {
+        let begun = Instant::now();
+        let outcome = tenfold::measure(stage, size).await;
+        clear(stage).await?;
+        note("tenfold", begun, outcome);
     }
     failed.map_or(Ok(()), Err)
+}
+
+async fn clear(stage: &Stage) -> Result<()> {
+    stage.source.drop_database(SOURCE).await?;
+    stage.target.drop_database(TARGET).await
 }
 
 /// One row of the table.
