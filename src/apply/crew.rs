@@ -22,10 +22,11 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
+use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::change::Step;
@@ -63,7 +64,7 @@ pub(super) struct Crew {
     sent: Vec<u64>,
     done: watch::Receiver<Vec<Done>>,
     stop: watch::Receiver<bool>,
-    runtime: Handle,
+    runtime: Rc<Runtime>,
     /// None: there will be no more lanes.
     hiring: Option<Hiring>,
     formation: Formation,
@@ -98,7 +99,7 @@ impl Crew {
         first: mpsc::Sender<Order>,
         done: watch::Receiver<Vec<Done>>,
         stop: watch::Receiver<bool>,
-        runtime: Handle,
+        runtime: Rc<Runtime>,
         start: Start,
     ) -> Crew {
         let Start { ends, stored, keyed, lanes, hiring } = start;
@@ -147,9 +148,9 @@ impl Crew {
         }
     }
 
-    /// The runtime that the writers work in.
-    pub(super) fn runtime(&self) -> Handle {
-        self.runtime.clone()
+    /// The runtime that the first lane works in, whenever somebody waits in it.
+    pub(super) fn runtime(&self) -> Rc<Runtime> {
+        Rc::clone(&self.runtime)
     }
 
     /// What the last group has cost, once for each.

@@ -7,6 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt;
+use tokio::runtime::Handle;
 use tokio::sync::{RwLock, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::Instrument as _;
@@ -96,8 +97,9 @@ impl Drop for Taken {
     }
 }
 
-/// Runs `work`; its error, or its panic, is the applier's.
+/// Runs `work` there; its error, or its panic, is the applier's.
 pub(super) fn set_to_work(
+    runtime: &Handle,
     outcome: &Arc<Outcome>,
     doing: &'static str,
     work: impl Future<Output = Result<()>> + Send + 'static,
@@ -110,7 +112,7 @@ pub(super) fn set_to_work(
             Err(_) => outcome.fail(Error::new(ErrorKind::Bug, doing)),
         }
     };
-    tokio::spawn(work.in_current_span())
+    runtime.spawn(work.in_current_span())
 }
 
 /// All that a new lane needs.
@@ -125,10 +127,13 @@ pub(super) struct Hiring {
     calm: Arc<RwLock<()>>,
     outcome: Arc<Outcome>,
     hands: Arc<Hands>,
+    /// Where all lanes but the first are at work.
+    runtime: Handle,
     span: tracing::Span,
 }
 
 impl Hiring {
+    /// Within the runtime where all lanes but the first are to work.
     pub(super) fn new(
         options: &ApplyOptions,
         checkpoint: Arc<Checkpoint>,
@@ -148,6 +153,7 @@ impl Hiring {
             calm: Arc::default(),
             outcome,
             hands,
+            runtime: Handle::current(),
             span: tracing::Span::current(),
         }
     }
@@ -162,13 +168,25 @@ impl Hiring {
     /// # Errors
     /// As [`Error::from_postgres`] classes them.
     pub(super) async fn hire(&self, id: LaneId) -> Result<mpsc::Sender<Order>> {
-        let lane = Lane::connect(&self.target, id, self.replica_role, self.search_path.clone()).await?;
-        Ok(self.employ(id, lane, None))
+        let lane = self.connect(&self.runtime, id).await?;
+        Ok(self.employ(&self.runtime, id, lane, None))
+    }
+
+    /// Connects a lane that is to work there: a socket belongs to the reactor on which it was opened.
+    ///
+    /// # Errors
+    /// As [`Lane::connect`].
+    pub(super) async fn connect(&self, runtime: &Handle, id: LaneId) -> Result<Lane> {
+        let (target, role, path) = (self.target.clone(), self.replica_role, self.search_path.clone());
+        let connecting = async move { Lane::connect(&target, id, role, path).await };
+        let connecting = runtime.spawn(connecting.in_current_span());
+        connecting.await.map_err(|cause| Error::new(ErrorKind::Bug, "connect to write").because(cause))?
     }
 
     /// Sets a lane to work that is connected; the only one, if rows are or may be parked.
     pub(super) fn employ(
         &self,
+        runtime: &Handle,
         id: LaneId,
         lane: Lane,
         quarantine: Option<Quarantine>,
@@ -185,7 +203,7 @@ impl Hiring {
         )
         .with(quarantine);
         let _entered = self.span.enter();
-        self.hands.add(set_to_work(&self.outcome, "write changes", writer.run(to_write)));
+        self.hands.add(set_to_work(runtime, &self.outcome, "write changes", writer.run(to_write)));
         orders
     }
 }

@@ -45,6 +45,7 @@ mod options;
 mod pipeline;
 mod plan;
 mod planner;
+mod planning_thread;
 mod positions;
 mod quarantine;
 mod rehearsal;

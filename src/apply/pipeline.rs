@@ -1,4 +1,4 @@
-//! The applier: a thread that plans, a task that writes, and the channels between them.
+//! The applier: a thread that plans and writes, tasks that write beside it, and the channels between them.
 //!
 //! Hazard: a change may sit in any of these places when something fails. Nothing is lost by that: the source
 //! keeps what was not confirmed, and the progress row tells what was applied. So the first error stops
@@ -7,14 +7,14 @@
 //! ```text
 //!   ApplyInput ══▶ "pgstream-plan" ══▶ writers ══▶ target
 //!    (bytes)       decode, assemble,   (1 order     │ commits, applied
-//!                  group, plan          for each)   ▼
+//!                  group, plan, and     for each)   ▼
+//!                  the first writer
 //!                                       flush ──▶ Positions ──▶ feedback to the source
 //!                                                 durable, confirmed
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread;
 
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -27,10 +27,10 @@ use super::flush::Flusher;
 use super::format::ValueFormat;
 use super::hire::{Hands, Hiring, Outcome, set_to_work};
 use super::input::ApplyInput;
-use super::lane::Lane;
 use super::operator::TargetFacts;
 use super::options::ApplyOptions;
 use super::planner::{Desk, Planner};
+use super::planning_thread::PlanningThread;
 use super::positions::{Positions, Reporter};
 use super::quarantine::Quarantine;
 use super::relations::Relations;
@@ -47,7 +47,7 @@ pub struct Applier {
     stats: Arc<ApplyStats>,
     done: watch::Receiver<Vec<Done>>,
     outcome: Arc<Outcome>,
-    planner: Option<thread::JoinHandle<()>>,
+    planner: PlanningThread,
     hands: Arc<Hands>,
     flusher: Arc<Flusher>,
     flush: JoinHandle<()>,
@@ -60,8 +60,7 @@ impl Applier {
     /// As [`Error::from_postgres`] classes them; `State` if the progress row does not stand at `options.start`;
     /// `Local` if no thread can be had.
     pub async fn start(options: ApplyOptions) -> Result<Applier> {
-        let (role, search_path) = (options.replica_role, options.search_path.clone());
-        let lane = Lane::connect(&options.target, LaneId::FIRST, role, search_path).await?;
+        let role = options.replica_role;
         let session = Flusher::connect(&options.target).await?;
         let checkpoint = Checkpoint::adopt(&session, &options.slot, options.start).await?;
         let (stored, ends) = (checkpoint.keyed(&session).await?, checkpoint.ends());
@@ -86,7 +85,10 @@ impl Applier {
         // Without the replica role foreign keys are checked, and a child must not overtake its parent; nor a change
         // one of a parked row.
         let may_spread = options.lanes.most() > 1 && role != ReplicaRole::Denied && quarantine.is_none();
-        let (done, first) = (hiring.done(), hiring.employ(LaneId::FIRST, lane, quarantine));
+        let mut planner = PlanningThread::start()?;
+        let lane = hiring.connect(planner.runtime(), LaneId::FIRST).await?;
+        let first = hiring.employ(planner.runtime(), LaneId::FIRST, lane, quarantine);
+        let done = hiring.done();
         let start = Start {
             ends,
             stored,
@@ -94,26 +96,34 @@ impl Applier {
             lanes: options.lanes,
             hiring: may_spread.then_some(hiring),
         };
-        let crew = Crew::new(first, done.clone(), outcome.until_stopped(), Handle::current(), start);
-
         let values = options.values;
         let relations =
             Relations::new(options.tables, facts, options.watermarks, options.source).in_format(values);
         let limits =
             StashLimits { memory_bytes: options.stash_memory_bytes, directory: options.stash_directory };
-        let planner = Planner {
-            input: deliveries,
-            assembler: Assembler::new(options.protocol_version, limits),
-            desk: Desk::new(relations, options.bounds, options.start, Arc::clone(&reporter), crew),
+        let assembler = Assembler::new(options.protocol_version, limits);
+        let plan = {
+            let (done, stop, reporter) = (done.clone(), outcome.until_stopped(), Arc::clone(&reporter));
+            move |runtime| {
+                let crew = Crew::new(first, done, stop, runtime, start);
+                let desk = Desk::new(relations, options.bounds, options.start, reporter, crew);
+                Planner { input: deliveries, assembler, desk }.run()
+            }
         };
         let flusher = Arc::new(flusher);
         let flushing = Arc::clone(&flusher);
-        let flush = set_to_work(&outcome, "make changes durable", async move { flushing.run().await });
+        let flush =
+            set_to_work(
+                &Handle::current(),
+                &outcome,
+                "make changes durable",
+                async move { flushing.run().await },
+            );
         let planning = Arc::clone(&outcome);
         let span = tracing::Span::current();
-        let planner = thread::Builder::new().name("pgstream-plan".to_owned()).spawn(move || {
+        planner.work(move |runtime| {
             let _entered = span.entered();
-            match catch_unwind(AssertUnwindSafe(|| planner.run())) {
+            match catch_unwind(AssertUnwindSafe(|| plan(runtime))) {
                 Ok(Ok(())) => {}
                 // The writer went first; its error is the one to show.
                 Ok(Err(error)) if error.kind() == ErrorKind::Aborted => {}
@@ -121,14 +131,7 @@ impl Applier {
                 Err(_) => planning.fail(Error::new(ErrorKind::Bug, "plan changes")),
             }
         });
-        let planner =
-            planner.map_err(|error| Error::new(ErrorKind::Local, "start the planning thread").because(error));
-        let (planner, failed) = match planner {
-            Ok(planner) => (Some(planner), None),
-            Err(error) => (None, Some(error)),
-        };
-        let applier = Applier { input, reporter, stats, done, outcome, planner, hands, flusher, flush };
-        failed.map_or(Ok(applier), Err)
+        Ok(Applier { input, reporter, stats, done, outcome, planner, hands, flusher, flush })
     }
 
     /// Where to send what arrives on the replication connection.
@@ -186,7 +189,7 @@ impl Applier {
             hands.rest().await;
         }
         // So the planner is at its end, too; it must not be stopped before it has told of an error.
-        self.join_planner();
+        self.planner.join();
         self.flush.abort();
         if !self.outcome.is_stopped() {
             self.flusher.flush().await?;
@@ -208,16 +211,9 @@ impl Applier {
         self.flush.abort();
         drop(self.hands.take());
         // It waits for nothing that does not end with the stop.
-        self.join_planner();
+        self.planner.join();
         // What it hired in the last moment.
         drop(self.hands.take());
-    }
-
-    fn join_planner(&mut self) {
-        if let Some(planner) = self.planner.take() {
-            // Its panics are caught where it runs.
-            let _ = planner.join();
-        }
     }
 }
 

@@ -99,6 +99,12 @@ impl Planner {
             Some(Delivery::Resume { shapes }) => Wake::Resume(shapes),
             Some(Delivery::Drain) | None => Wake::Drain,
         };
+        let runtime = self.desk.crew.runtime();
+        // The first lane's turn, whose writer works in this thread: what is ready is noticed first, then done.
+        runtime.block_on(async {
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+        });
         if let Ok(delivery) = self.input.try_recv() {
             return delivered(Some(delivery));
         }
@@ -113,7 +119,7 @@ impl Planner {
         let (idle, room, stop) =
             (crew.wait_for_pending(0), crew.wait_for_pending(ORDERS_MAX as u64), crew.wait_for_stop());
         let ripe = group.ripe_at();
-        crew.runtime().block_on(async {
+        runtime.block_on(async {
             tokio::select! {
                 delivery = input.recv() => delivered(delivery),
                 () = async { after(due).await; idle.await }, if has_work => Wake::HandOver,

@@ -5,10 +5,10 @@
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU8;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 
 use super::assemble::{Assembler, StashLimits};
@@ -35,8 +35,6 @@ pub struct Rehearsal {
     desk: Desk,
     orders: mpsc::Receiver<Order>,
     rehearsed: Rehearsed,
-    /// Wakes nobody; the desk's way out needs it.
-    _runtime: Runtime,
     _done: watch::Sender<Vec<Done>>,
     _stop: watch::Sender<bool>,
 }
@@ -72,7 +70,7 @@ impl Rehearsal {
             lanes: ApplyLanes::Fixed(NonZeroU8::MIN),
             hiring: None,
         };
-        let crew = Crew::new(sender, done.subscribe(), stop.subscribe(), runtime.handle().clone(), start);
+        let crew = Crew::new(sender, done.subscribe(), stop.subscribe(), Rc::new(runtime), start);
         let watermarks: TableWatermarks =
             tables.iter().map(|table| (table.name.clone(), Lsn::ZERO)).collect();
         let relations = Relations::new(tables, TargetFacts::default(), watermarks, SourceNow::default());
@@ -85,7 +83,6 @@ impl Rehearsal {
             desk: Desk::new(relations, bounds, Lsn::ZERO, reporter, crew),
             orders,
             rehearsed: Rehearsed::default(),
-            _runtime: runtime,
             _done: done,
             _stop: stop,
         })

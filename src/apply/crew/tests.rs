@@ -156,7 +156,7 @@ async fn write(
 
 /// One engine's life, on what another has left: to its crash, or to the end.
 fn live(
-    runtime: &Runtime,
+    runtime: &Rc<Runtime>,
     target: &Arc<Mutex<Target>>,
     checkpoint: &Arc<Checkpoint>,
     history: &[Vec<Step>],
@@ -188,7 +188,7 @@ fn live(
         hiring: None,
     };
     let first = writers.remove(0);
-    let mut crew = Crew::new(first, done.subscribe(), stop.subscribe(), runtime.handle().clone(), start);
+    let mut crew = Crew::new(first, done.subscribe(), stop.subscribe(), Rc::clone(runtime), start);
     crew.sent.extend(writers.iter().map(|_| 0));
     crew.orders.extend(writers);
     let lived = follow(&mut crew, target, history, begin);
@@ -261,7 +261,7 @@ proptest! {
         let mut expected = Rows::default();
         history.iter().flatten().for_each(|step| expected.apply(step));
 
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().map(Rc::new).unwrap();
         let target = Arc::new(Mutex::new(Target { rows: Rows::default(), left: 0, dice }));
         let checkpoint = Arc::new(Checkpoint::standing_at(Lsn::ZERO));
         let lives = lives.into_iter().chain([(3, u64::MAX)]);
