@@ -13,6 +13,7 @@ use super::cutover::source_search_path;
 use super::run::Run;
 use crate::catalog::{self, Analyzable};
 use crate::error::{Error, Result, describe};
+use crate::schema::Flush;
 use crate::wire::{Session, SessionSettings};
 
 /// Tables of one statement, which keeps no lock of one when it goes on to the next (P88).
@@ -36,6 +37,11 @@ pub(super) async fn analyze(run: &Run) -> Result<()> {
     let settings = SessionSettings::role("analyze")
         .set("client_min_messages", "error")
         .set("search_path", source_search_path(&run.source).await?);
+    // Each table is a transaction, and its statistics are on the disk with the phase that is entered after them.
+    let settings = match Flush::of(&run.target_may) {
+        Flush::AtCommit => settings,
+        Flush::WithTheNote => settings.set("synchronous_commit", "off"),
+    };
     let workers = (0..jobs.min(queue.len())).map(|_| work(run, &queue, &settings));
     try_join_all(workers).await.map(drop)
 }
