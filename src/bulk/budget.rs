@@ -45,6 +45,16 @@ impl Budget {
         let queued = Queued::enter(&self.waiting);
         let seat = Arc::clone(&self.seats).acquire_owned().await.expect("nobody closes the budget");
         drop(queued);
+        self.turn(seat)
+    }
+
+    /// A turn, if one is to be had now.
+    #[must_use]
+    pub fn try_take(&self) -> Option<Turn> {
+        Arc::clone(&self.seats).try_acquire_owned().ok().map(|seat| self.turn(seat))
+    }
+
+    fn turn(&self, seat: OwnedSemaphorePermit) -> Turn {
         Turn { _seat: seat, waiting: Arc::clone(&self.waiting), since: Instant::now() }
     }
 
@@ -92,6 +102,7 @@ mod tests {
         assert!(second.as_mut().now_or_never().is_none());
         assert!(budget.is_contended());
         assert!(!turn.is_over(), "it has only begun");
+        assert!(budget.try_take().is_none());
         drop(turn);
         let turn = second.now_or_never().expect("the seat is free");
         assert!(!budget.is_contended() && !turn.is_over());

@@ -185,7 +185,7 @@ pub struct Options {
     pub copy_rate: Option<NonZeroU64>,
     /// Connections that apply changes to the target while it lags.
     pub apply_lanes: ApplyLanes,
-    /// Connections that build indexes and constraints on the target.
+    /// Connections that make tables, and later build indexes and constraints, on the target.
     pub index_jobs: NonZeroUsize,
     /// What each build may use of the target.
     pub build_allowance: BuildAllowance,

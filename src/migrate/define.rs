@@ -166,11 +166,15 @@ impl Definitions {
     async fn restore(&self, run: &Run, ids: &[DumpId]) -> Result<()> {
         let done = state::restored(&run.target).await?;
         let ids: Vec<DumpId> = ids.iter().copied().filter(|id| !done.contains(id)).collect();
+        // One connection is every database's own; further ones are for it if no other builds with them now.
+        let further = run.options.index_jobs.get() - 1;
+        let turns: Vec<_> = (0..further).map_while(|_| run.budgets.builds.try_take()).collect();
         let settings = RestoreSettings {
             run: run.restore,
             tablespaces: Tablespaces::Default,
             owners: run.options.filters.owners,
             flush: Flush::of(&run.target_may),
+            lanes: 1 + turns.len(),
         };
         let restored =
             schema::restore(&self.tools, &self.archive, &run.options.target, &ids, settings).await?;

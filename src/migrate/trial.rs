@@ -101,6 +101,7 @@ async fn restore_into(
         tablespaces: Tablespaces::Default,
         owners: filters.owners,
         flush: Flush::of(&to.may),
+        lanes: 1,
     };
     let database = target.with_database(scratch.name.raw());
     schema::restore(&tools, &archive, &database, &ids, settings).await.map(drop)

@@ -30,6 +30,7 @@ mod entry;
 mod environment;
 mod filter;
 mod judge;
+mod lane;
 mod owner;
 mod plan;
 mod privilege;

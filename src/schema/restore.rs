@@ -1,15 +1,22 @@
 //! Replays entries of an archive on the target.
 //!
-//! Hazard: neither "exit code 0" nor "exit code 1" says whether the target is whole; see [`judge`]. One
-//! connection, no surrounding transaction: thousands of tables in one would exhaust the lock table (P88), so a
-//! restore cut short leaves its work there and is run again as [`RestoreRun::Resumed`].
+//! Hazard: neither "exit code 0" nor "exit code 1" says whether the target is whole; see [`judge`]. No surrounding
+//! transaction: thousands of tables in one would exhaust the lock table (P88), so a restore cut short leaves its work
+//! there and is run again as [`RestoreRun::Resumed`].
 //!
+//! Where entries do not need each other several `pg_restore` share them ([`lane`]). Side by side they may meet what one
+//! alone never does: a table `_t` wants the name that the row type of a table `t` has just taken for its array. So what
+//! fails there is no verdict yet; it is restored once more by itself.
+//!
+//! [`lane`]: crate::schema::lane
 //! [`judge`]: crate::schema::judge
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
 use std::io::Write;
 
+use futures_util::future::try_join_all;
 use tempfile::NamedTempFile;
 
 use crate::catalog::{Capabilities, Owners};
@@ -22,6 +29,7 @@ use crate::schema::environment::Environment;
 use crate::schema::judge::{
     Complaints, RestoreFailure, RestoreRun, RestoreWarning, Verdict, is_complaint, judge,
 };
+use crate::schema::lane::stretches;
 use crate::schema::process::{Completeness, Ended, run};
 use crate::schema::tool::Tools;
 
@@ -36,6 +44,8 @@ pub struct RestoreSettings {
     pub owners: Owners,
     /// Whether each statement waits for the target's disk.
     pub flush: Flush,
+    /// Connections that may restore side by side.
+    pub lanes: usize,
 }
 
 /// When what is committed must be on the target's disk.
@@ -63,7 +73,8 @@ pub struct Restored {
     pub warnings: Vec<RestoreWarning>,
 }
 
-/// Restores the entries `ids`, in that order but for privileges and event triggers, which `pg_restore` puts last.
+/// Restores the entries `ids`, in that order but for privileges and event triggers, which `pg_restore` puts last, and
+/// for what does not need each other.
 ///
 /// # Errors
 /// `Connect` or `Auth` when the target cannot be reached, `Schema` when a definition did not arrive (all of them
@@ -77,11 +88,49 @@ pub async fn restore(
     ids: &[DumpId],
     settings: RestoreSettings,
 ) -> Result<Restored> {
+    let one = |ids| restore_list(tools, archive, target, ids, settings);
+    let mut warnings = Vec::new();
+    for stretch in stretches(&archive.toc, ids, settings.lanes) {
+        let lanes = try_join_all(stretch.iter().map(|lane| one(lane.clone()))).await?;
+        let failed: HashSet<DumpId> = lanes.iter().flat_map(Judged::failed).collect();
+        let mut fatal = Vec::new();
+        for lane in lanes {
+            // Of an entry that is not there its owner is complained of, too.
+            let is_there =
+                |warning: &RestoreWarning| warning.failure.id.is_none_or(|id| !failed.contains(&id));
+            warnings.extend(lane.warnings.into_iter().filter(is_there));
+            fatal.extend(lane.fatal);
+        }
+        if stretch.len() > 1 && !failed.is_empty() {
+            tracing::debug!(
+                entries = failed.len(),
+                "definitions that failed side by side are restored again"
+            );
+            let again = one(ids.iter().copied().filter(|id| failed.contains(id)).collect()).await?;
+            let still: HashSet<DumpId> = again.failed().collect();
+            warnings.extend(again.warnings);
+            fatal.retain(|failure| failure.id.is_none_or(|id| still.contains(&id)));
+        }
+        if !fatal.is_empty() {
+            return Err(refuse(fatal));
+        }
+    }
+    Ok(Restored { warnings })
+}
+
+/// Restores entries in the order of the list, by one `pg_restore`.
+async fn restore_list(
+    tools: &Tools,
+    archive: &Archive,
+    target: &Conninfo,
+    ids: Vec<DumpId>,
+    settings: RestoreSettings,
+) -> Result<Judged> {
     // An empty list would make pg_restore restore nothing, but it would still connect.
     if ids.is_empty() {
-        return Ok(Restored::default());
+        return Ok(Judged::default());
     }
-    let list = write_list(ids)?;
+    let list = write_list(&ids)?;
     let environment = Environment::of(target)?;
     let environment = match settings.flush {
         Flush::AtCommit => environment,
@@ -117,27 +166,45 @@ fn arguments(archive: &Archive, list: &NamedTempFile, settings: RestoreSettings)
     arguments
 }
 
+/// What one `pg_restore` has left undone.
+#[derive(Debug, Default)]
+struct Judged {
+    warnings: Vec<RestoreWarning>,
+    /// Entries that did not arrive.
+    fatal: Vec<RestoreFailure>,
+}
+
+impl Judged {
+    fn failed(&self) -> impl Iterator<Item = DumpId> {
+        self.fatal.iter().filter_map(|failure| failure.id)
+    }
+}
+
 /// Judges every complaint, and whether these are all.
-fn conclude(ended: &Ended, archive: &Archive, run: RestoreRun) -> Result<Restored> {
+fn conclude(ended: &Ended, archive: &Archive, run: RestoreRun) -> Result<Judged> {
     let complaints = Complaints::read(&ended.stderr, &archive.toc);
     let read = complaints.failures.len();
-    let mut warnings = Vec::new();
-    let mut fatal = Vec::new();
+    let mut judged = Judged::default();
     for failure in complaints.failures {
         match judge(&failure, run) {
             Verdict::Expected => {}
-            Verdict::Warning(kind) => warnings.push(RestoreWarning { kind, failure }),
-            Verdict::Fatal => fatal.push(failure),
+            Verdict::Warning(kind) => judged.warnings.push(RestoreWarning { kind, failure }),
+            Verdict::Fatal => judged.fatal.push(failure),
         }
     }
-    if !fatal.is_empty() {
-        return Err(refuse(fatal));
+    let is_over = |failure: &RestoreFailure| {
+        connection_kind(&failure.message).is_some() || failure.statement.is_empty() || failure.id.is_none()
+    };
+    if judged.fatal.iter().any(is_over) {
+        return Err(refuse(judged.fatal));
     }
     let counted = complaints.counted.unwrap_or(0);
     let whole = ended.complete == Completeness::Whole && read > 0 && read == counted;
     match ended.code {
-        Some(0) if read == 0 => Ok(Restored { warnings }),
-        Some(1) if whole => Ok(Restored { warnings }),
+        Some(0) if read == 0 => Ok(judged),
+        Some(1) if whole => Ok(judged),
+        // What is said of entries tells more than that there was more to say.
+        _ if !judged.fatal.is_empty() => Err(refuse(judged.fatal)),
         _ => Err(Error::new(ErrorKind::Tool, "restore definitions")
             .hint("pg_restore ended without saying why in a form we know; run it by hand to see more.")
             .because(ended.stderr.trim().to_owned())),

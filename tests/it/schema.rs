@@ -40,6 +40,7 @@ pub(crate) async fn carry(tools: &Tools, source: &Conninfo, target: &Conninfo, r
         tablespaces: Tablespaces::Default,
         owners: Owners::Kept,
         flush: Flush::WithTheNote,
+        lanes: 4,
     };
     let mut carried = Carried::default();
     carried.skipped.extend(plan.skipped.into_iter().map(|skipped| skipped.entry));
@@ -110,7 +111,16 @@ pub(crate) fn definitions(tools: &Tools, database: &Conninfo) -> String {
 
 /// What `pg_dump` says of the target is what it says of the source, at once and after a second run.
 pub(crate) async fn definitions_arrive_whole(tools: &Tools, source: &Conninfo, target: &Conninfo) {
-    connect(source).await.batch_execute(include_str!("schema_awkward.sql")).await.expect("the source");
+    let there = connect(source).await;
+    there.batch_execute(include_str!("schema_awkward.sql")).await.expect("the source");
+    // So many that several `pg_restore` share them.
+    let many = "DO $$ BEGIN FOR n IN 1..120 LOOP
+            EXECUTE format('CREATE TABLE public.many_%s (id serial PRIMARY KEY, other int REFERENCES public.many_1)', n);
+            EXECUTE format('CREATE VIEW public.above_%s AS SELECT a.id FROM public.many_%s a, public.many_%s b',
+                           n, n, greatest(1, n - n % 4));
+            EXECUTE format('COMMENT ON VIEW public.above_%s IS %L', n, n);
+        END LOOP; END $$";
+    there.batch_execute(many).await.expect("many tables");
     let expected = definitions(tools, source);
     for run in [RestoreRun::First, RestoreRun::Resumed] {
         let carried = carry(tools, source, target, run).await;
