@@ -3,6 +3,11 @@
 //! Hazard: a foreign key or a trigger that exists while changes are applied by a session without the replica
 //! role fires a second time for what the source has already done (P47–P49); there these wait for the end.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::build::Builder;
@@ -33,7 +38,7 @@ pub(super) struct Definitions {
 /// Dumps the definitions, keeps them on the target, restores what rows need, and enters `SchemaReady`.
 pub(super) async fn define(run: &Run) -> Result<()> {
     let tools = run.tools.clone();
-    let directory = directory(run)?;
+    let directory = working_directory(run.options.work_dir.as_deref())?;
     run.progress.note(&format!("dumping definitions with pg_dump {}", tools.version));
     let settings = DumpSettings {
         lock_wait_timeout: run.options.lock_timeout,
@@ -146,7 +151,7 @@ impl Definitions {
 
     async fn fetch(run: &Run) -> Result<Definitions> {
         let tools = run.tools.clone();
-        let directory = directory(run)?;
+        let directory = working_directory(run.options.work_dir.as_deref())?;
         let path = directory.path().join("definitions.dump");
         let content = state::load_archive(&run.target).await?;
         tokio::fs::write(&path, &content).await.map_err(|error| {
@@ -234,9 +239,14 @@ pub(super) async fn schemas_left_out(
     Ok(schemas.into_iter().filter(is_out).map(Identifier::new).collect())
 }
 
-fn directory(run: &Run) -> Result<tempfile::TempDir> {
-    let parent = run.options.work_dir.clone().unwrap_or_else(std::env::temp_dir);
-    tempfile::Builder::new().prefix("pgstream-").tempdir_in(&parent).map_err(|error| {
+/// A folder for definitions, gone when dropped. Only its owner may read them: a user mapping holds a password.
+///
+/// # Errors
+/// `Local` if it cannot be made in `work_dir`, or in the folder for temporary files.
+pub(super) fn working_directory(work_dir: Option<&Path>) -> Result<TempDir> {
+    let parent = work_dir.map_or_else(std::env::temp_dir, Path::to_owned);
+    let private = Permissions::from_mode(0o700);
+    tempfile::Builder::new().prefix("pgstream-").permissions(private).tempdir_in(&parent).map_err(|error| {
         Error::new(ErrorKind::Local, format!("create a working directory in {}", parent.display()))
             .hint("Name a directory that exists and may be written to, with `--work-dir`.")
             .because(error)
@@ -292,4 +302,16 @@ pub(super) async fn toast_compression(target: &Session) -> Result<ToastCompressi
         .map_err(|error| Error::from_postgres("read what the target can compress with", error))?;
     let knows_lz4 = row.is_some_and(|row| row.get(0));
     Ok(if knows_lz4 { ToastCompression::Keep } else { ToastCompression::Drop })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_are_written_where_only_their_owner_reads() {
+        let directory = working_directory(None).unwrap();
+        let mode = std::fs::metadata(directory.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
 }

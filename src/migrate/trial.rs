@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
 use super::check::Workplace;
-use super::define::{schemas_left_out, toast_compression};
+use super::define::{schemas_left_out, toast_compression, working_directory};
 use crate::catalog::Filters;
 use crate::error::{Error, ErrorKind, Recovery, Result, describe};
 use crate::pg::{Conninfo, Identifier, quote_literal};
@@ -68,11 +68,7 @@ async fn restore_into(
 ) -> Result<()> {
     let (from, to) = (&facts.source.server, &facts.target.server);
     let tools = schema::find_tools(workplace.pgbin, from.may.version, to.may.version).await?;
-    let parent = workplace.work_dir.map_or_else(std::env::temp_dir, std::path::Path::to_owned);
-    let directory = tempfile::Builder::new().prefix("pgstream-").tempdir_in(&parent).map_err(|error| {
-        Error::new(ErrorKind::Local, format!("create a working directory in {}", parent.display()))
-            .because(error)
-    })?;
+    let directory = working_directory(workplace.work_dir)?;
     let settings = DumpSettings {
         lock_wait_timeout: LOCK_WAIT,
         encoding: if from.encoding == "SQL_ASCII" { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
