@@ -193,7 +193,6 @@ pub struct Pace {
     /// Connections that apply changes while the target lags; auto adds some while that makes it faster [default: auto].
     #[arg(long, value_name = "auto|N", value_parser = quantity::lanes)]
     pub apply_lanes: Option<ApplyLanes>,
-    /// Connections that build indexes on the target [default: 4].
     /// Connections that make tables and build indexes on the target [default: 4].
     pub index_jobs: Option<NonZeroUsize>,
     /// Give each index build this much memory [default: a share of what the target's settings speak of].
