@@ -49,6 +49,7 @@ mod splice;
 mod testing;
 mod throttle;
 mod tls;
+mod unwatched;
 
 pub use auth::AuthError;
 pub use batch::{Stored, WholeCopy};

@@ -20,6 +20,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::pg::{Conninfo, SslNegotiation};
 use crate::wire::certificate::Certificate;
+use crate::wire::unwatched::Unwatched;
 
 /// Between probes, once the first has gone unanswered, and how many of them.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -198,9 +199,53 @@ pub(super) enum Socket {
 pub(super) enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Unwatched(Unwatched),
+    /// Between a reactor and none: neither would have it.
+    Lost,
+}
+
+impl Stream {
+    fn unwatch(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, Stream::Lost) {
+            Stream::Tcp(watched) => Stream::Unwatched(Unwatched::new(watched)?),
+            other => other,
+        };
+        Ok(())
+    }
+
+    fn watch(&mut self) -> io::Result<()> {
+        *self = match std::mem::replace(self, Stream::Lost) {
+            Stream::Unwatched(unwatched) => Stream::Tcp(unwatched.watch()?),
+            other => other,
+        };
+        Ok(())
+    }
 }
 
 impl Socket {
+    /// Reads it by naps from now on, if it is TCP.
+    ///
+    /// # Errors
+    /// The reactor's; the connection is lost then.
+    pub(super) fn unwatch(&mut self) -> io::Result<()> {
+        self.stream().unwatch()
+    }
+
+    /// Reads it as soon as something arrives, again.
+    ///
+    /// # Errors
+    /// The reactor's; the connection is lost then.
+    pub(super) fn watch(&mut self) -> io::Result<()> {
+        self.stream().watch()
+    }
+
+    fn stream(&mut self) -> &mut Stream {
+        match self {
+            Socket::Plain(stream) => stream,
+            Socket::Tls(tls) => tls.get_mut().0.get_mut(),
+        }
+    }
+
     /// What `tls-server-end-point` binds to, on a TLS socket.
     pub(super) fn end_point_hash(&self) -> Option<Vec<u8>> {
         let Socket::Tls(stream) = self else { return None };
@@ -226,8 +271,7 @@ impl Socket {
 macro_rules! each {
     ($self:expr, $stream:ident => $call:expr) => {
         match $self.get_mut() {
-            Socket::Plain(Stream::Tcp($stream)) => $call,
-            Socket::Plain(Stream::Unix($stream)) => $call,
+            Socket::Plain($stream) => $call,
             Socket::Tls($stream) => $call,
         }
     };
@@ -254,8 +298,7 @@ impl AsyncWrite for Socket {
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Socket::Plain(Stream::Tcp(stream)) => stream.is_write_vectored(),
-            Socket::Plain(Stream::Unix(stream)) => stream.is_write_vectored(),
+            Socket::Plain(stream) => stream.is_write_vectored(),
             Socket::Tls(stream) => stream.is_write_vectored(),
         }
     }
@@ -275,6 +318,8 @@ macro_rules! either {
         match $self.get_mut() {
             Stream::Tcp($stream) => $call,
             Stream::Unix($stream) => $call,
+            Stream::Unwatched($stream) => $call,
+            Stream::Lost => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     };
 }
@@ -302,6 +347,7 @@ impl AsyncWrite for Stream {
         match self {
             Stream::Tcp(stream) => stream.is_write_vectored(),
             Stream::Unix(stream) => stream.is_write_vectored(),
+            Stream::Unwatched(_) | Stream::Lost => false,
         }
     }
 

@@ -33,6 +33,9 @@ const RING_BYTES: usize = 256 << 10;
 /// Read this much, if it is there, before writing: a TLS read brings one record at a time.
 const BATCH_BYTES: usize = 128 << 10;
 
+/// Beyond this many bytes the source is read by naps; a short copy ends before one would pay.
+const WATCHED_BYTES: u64 = 1 << 20;
+
 /// How long a connection may take to come back to ReadyForQuery after a failure of the other one.
 const UNWIND_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -117,7 +120,9 @@ pub async fn splice(
         }
         (Err(error), _) | (_, Err(error)) => return Err(pump.unwind(error).await),
     }
-    match pump.run(copy_out_sql, copy_in_sql).await {
+    let ended = pump.run(copy_out_sql, copy_in_sql).await;
+    let watched = pump.source.socket.watch().map_err(|error| pump.source.lost(error));
+    match watched.and(ended) {
         Ok(spliced) => Ok(spliced),
         Err(error) => Err(pump.unwind(error).await),
     }
@@ -236,6 +241,9 @@ impl Pump<'_> {
         let mut drawn = 0;
         if self.must_wait(cx) {
             return Ok(Moved::Nothing);
+        }
+        if self.metered > WATCHED_BYTES {
+            self.source.socket.unwatch().map_err(|error| self.source.lost(error))?;
         }
         while drawn < BATCH_BYTES && self.ring.held() < RING_BYTES / 2 {
             let early = self.source.input.raw();
