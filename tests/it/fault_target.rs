@@ -174,7 +174,7 @@ async fn a_target_without_connections_is_waited_for_and_fewer_lanes_do() {
     eventually("the metric is back", async || !is_held_up(metrics, "connections")).await;
 
     // While it lags there is one more than it has; the target must be what is waited for.
-    target.slow_down("second", "id").await;
+    target.slow_down("second", "id", 10).await;
     let held = target.hold("LOCK first IN SHARE MODE").await;
     let mut taken = take_all(target).await;
     let backlog = "DO $$ BEGIN SET synchronous_commit = off; FOR i IN 1..10000 LOOP

@@ -196,7 +196,7 @@ async fn killed_while_rows_are_refused_and_lanes_stand_apart_each_change_is_park
     source.execute(BANK).await;
     let flags = words(&[&FULL, &["--apply-lanes", "4"], &PARK]);
     scenario.migrate(&flags).kill_when(target, "(SELECT phase FROM pgstream.migration) = 'following'").await;
-    target.slow_down("account", "balance").await;
+    target.slow_down("account", "balance", 10).await;
     source.execute_alone(&backlog(20_000, "")).await;
     // Its first group waits for a lock until all that follows has been sent: so it is behind.
     let held = target.hold("LOCK account").await;

@@ -131,12 +131,12 @@ impl Side {
 pub(crate) struct Hold(Session);
 
 impl Side {
-    /// Gives a table an index for which one value in ten of `column` takes a millisecond: some hundred pauses in each
+    /// Gives a table an index for which one value in `one_in` of `column` takes a millisecond: hundreds of pauses in each
     /// full group. `DROP FUNCTION slow CASCADE` ends that.
-    pub(crate) async fn slow_down(&self, table: &str, column: &str) {
+    pub(crate) async fn slow_down(&self, table: &str, column: &str, one_in: u32) {
         let sql = format!(
             "CREATE FUNCTION slow(int) RETURNS int LANGUAGE plpgsql IMMUTABLE
-                 AS 'BEGIN IF $1 % 10 = 0 THEN PERFORM pg_catalog.pg_sleep(0.001); END IF; RETURN $1; END';
+                 AS 'BEGIN IF $1 % {one_in} = 0 THEN PERFORM pg_catalog.pg_sleep(0.001); END IF; RETURN $1; END';
              CREATE INDEX ON {table} (slow({column}))"
         );
         self.execute(&sql).await;
