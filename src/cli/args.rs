@@ -194,6 +194,7 @@ pub struct Pace {
     #[arg(long, value_name = "auto|N", value_parser = quantity::lanes)]
     pub apply_lanes: Option<ApplyLanes>,
     /// Connections that make tables and build indexes on the target [default: 4].
+    #[arg(long, value_name = "N", value_parser = quantity::jobs)]
     pub index_jobs: Option<NonZeroUsize>,
     /// Give each index build this much memory [default: a share of what the target's settings speak of].
     #[arg(long, value_name = "SIZE", value_parser = quantity::memory)]
