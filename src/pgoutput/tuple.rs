@@ -105,7 +105,8 @@ impl<'a> FromIterator<Value<'a>> for Tuple {
     /// Lays the values out as they travel.
     ///
     /// # Panics
-    /// With more columns or longer values than PostgreSQL has (1,664 and 1 GB).
+    /// With more columns or longer values than a message can hold. No peer's bytes lead there: what is laid out here
+    /// was cut from messages, which count columns in 16 bits and bytes in 31.
     fn from_iter<I: IntoIterator<Item = Value<'a>>>(values: I) -> Tuple {
         let mut columns = 0_u16;
         let mut body = BytesMut::new();

@@ -45,8 +45,8 @@ impl<'a> Iterator for Elements<'a> {
 }
 
 impl<'a> Elements<'a> {
-    /// The next element, if it has that tag.
-    fn expect(&mut self, tag: u8) -> Option<&'a [u8]> {
+    /// What the next element holds, if it has that tag.
+    fn tagged(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next().filter(|element| element.tag == tag).map(|element| element.content)
     }
 }
@@ -64,15 +64,15 @@ pub(super) struct Certificate<'a> {
 impl<'a> Certificate<'a> {
     /// Cuts up a DER certificate of any version.
     pub(super) fn read(der: &'a [u8]) -> Option<Certificate<'a>> {
-        let mut outer = Elements(Elements(der).expect(SEQUENCE)?);
-        let mut signed = Elements(outer.expect(SEQUENCE)?);
-        let signature_algorithm = outer.expect(SEQUENCE)?;
+        let mut outer = Elements(Elements(der).tagged(SEQUENCE)?);
+        let mut signed = Elements(outer.tagged(SEQUENCE)?);
+        let signature_algorithm = outer.tagged(SEQUENCE)?;
         let first = signed.next()?;
         if first.tag == VERSION {
             signed.next()?; // the serial number; a v1 certificate begins with it
         }
         let (_algorithm, _issuer, _validity) = (signed.next()?, signed.next()?, signed.next()?);
-        let subject = signed.expect(SEQUENCE)?;
+        let subject = signed.tagged(SEQUENCE)?;
         let public_key = signed.next()?.whole;
         let extensions = signed.find(|element| element.tag == EXTENSIONS).map_or(&[][..], |it| it.content);
         Some(Certificate { der, subject, public_key, extensions, signature_algorithm })
@@ -83,7 +83,7 @@ impl<'a> Certificate<'a> {
     /// PostgreSQL cannot bind to either.
     pub(super) fn end_point_hash(&self) -> Option<Vec<u8>> {
         let mut algorithm = Elements(self.signature_algorithm);
-        match algorithm.expect(OID)? {
+        match algorithm.tagged(OID)? {
             // 1.2.840.113549.1.1.x: RSA with MD5, SHA-1, SHA-256, SHA-384, SHA-512
             [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 0x01, 0x01, which] => match which {
                 4 | 5 | 11 => Some(self.hash::<Sha256>()),
@@ -106,11 +106,11 @@ impl<'a> Certificate<'a> {
 
     /// RSASSA-PSS names its hash in its parameters; without one it is SHA-1.
     fn pss_hash(&self, mut algorithm: Elements<'_>) -> Option<Vec<u8>> {
-        let parameters = Elements(algorithm.expect(SEQUENCE)?);
+        let parameters = Elements(algorithm.tagged(SEQUENCE)?);
         let Some(named) = parameters.clone().find(|element| element.tag == 0xA0) else {
             return Some(self.hash::<Sha256>());
         };
-        match Elements(Elements(named.content).expect(SEQUENCE)?).expect(OID)? {
+        match Elements(Elements(named.content).tagged(SEQUENCE)?).tagged(OID)? {
             [0x2B, 0x0E, 0x03, 0x02, 0x1A] => Some(self.hash::<Sha256>()),
             // 2.16.840.1.101.3.4.2.x
             [0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, which] => match which {
@@ -141,15 +141,15 @@ impl<'a> Certificate<'a> {
     }
 
     fn has_alternative_names(&self) -> bool {
-        let Some(list) = Elements(self.extensions).expect(SEQUENCE) else { return false };
-        Elements(list).any(|extension| Elements(extension.content).expect(OID) == Some(&[0x55, 0x1D, 0x11]))
+        let Some(list) = Elements(self.extensions).tagged(SEQUENCE) else { return false };
+        Elements(list).any(|extension| Elements(extension.content).tagged(OID) == Some(&[0x55, 0x1D, 0x11]))
     }
 
     fn common_name(&self) -> Option<&'a str> {
         let attributes = Elements(self.subject).filter(|name| name.tag == SET);
         let mut names = attributes.flat_map(|set| Elements(set.content)).filter_map(|attribute| {
             let mut parts = Elements(attribute.content);
-            (parts.expect(OID)? == [0x55, 0x04, 0x03]).then_some(())?;
+            (parts.tagged(OID)? == [0x55, 0x04, 0x03]).then_some(())?;
             std::str::from_utf8(parts.next()?.content).ok()
         });
         names.next()
