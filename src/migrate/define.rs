@@ -3,11 +3,9 @@
 //! Hazard: a foreign key or a trigger that exists while changes are applied by a session without the replica
 //! role fires a second time for what the source has already done (P47–P49); there these wait for the end.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
+use std::io::Write;
 use std::path::Path;
 
-use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 use super::build::Builder;
@@ -20,25 +18,24 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Identifier;
 use crate::schema::{
     self, Archive, Build, BuildSettings, Chosen, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
-    EventTriggers, FilterSettings, Flush, Plan, RestoreSettings, RestoreWarning, RestoreWarningKind, Schema,
+    EventTriggers, FilterSettings, Flush, Plan, PrivateFile, RestoreSettings, RestoreWarning, RestoreWarningKind, Schema,
     Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
 use crate::wire::{Session, SessionSettings};
 
-/// The archive on local disk, for as long as the tools need it.
+/// The archive, and what is to be done with it.
 #[derive(Debug)]
 pub(super) struct Definitions {
     tools: Tools,
     archive: Archive,
     pub(super) plan: Plan,
-    _directory: tempfile::TempDir,
 }
 
 /// Dumps the definitions, keeps them on the target, restores what rows need, and enters `SchemaReady`.
 pub(super) async fn define(run: &Run) -> Result<()> {
     let tools = run.tools.clone();
-    let directory = working_directory(run.options.work_dir.as_deref())?;
+    let into = private_file(run.options.work_dir.as_deref())?;
     run.progress.note(&format!("dumping definitions with pg_dump {}", tools.version));
     let settings = DumpSettings {
         lock_wait_timeout: run.options.lock_timeout,
@@ -50,17 +47,12 @@ pub(super) async fn define(run: &Run) -> Result<()> {
     if settings.toast_compression == ToastCompression::Drop {
         tell_of_compression(run).await?;
     }
-    let archive = schema::dump_definitions(
-        &tools,
-        &run.options.source,
-        &directory.path().join("definitions.dump"),
-        settings,
-    )
-    .await?;
-    let content = tokio::fs::read(&archive.path)
+    let archive = schema::dump_definitions(&tools, &run.options.source, into, settings).await?;
+    let content = tokio::fs::read(archive.file.path())
         .await
         .map_err(|error| Error::new(ErrorKind::Local, "read the archive of definitions").because(error))?;
     state::save_archive(&run.target, &content).await?;
+    drop(content);
     let plan = plan(run, &archive).await?;
     // What hangs on the database itself is carried beside the dump.
     let of_content = |entry: &str| !entry.starts_with("DATABASE ");
@@ -68,7 +60,7 @@ pub(super) async fn define(run: &Run) -> Result<()> {
         run.warn(&format!("{}: not carried over: {}", skipped.entry, skipped.why)).await?;
     }
     let ids = plan.pre_data.clone();
-    let definitions = Definitions { tools, archive, plan, _directory: directory };
+    let definitions = Definitions { tools, archive, plan };
     definitions.restore(run, &ids).await?;
     run.definitions.set(definitions).map_err(|_| Error::new(ErrorKind::Bug, "define the target once"))?;
     extension::carry_rows(run, extension::Moment::Beginning).await?;
@@ -151,15 +143,15 @@ impl Definitions {
 
     async fn fetch(run: &Run) -> Result<Definitions> {
         let tools = run.tools.clone();
-        let directory = working_directory(run.options.work_dir.as_deref())?;
-        let path = directory.path().join("definitions.dump");
+        let mut file = private_file(run.options.work_dir.as_deref())?;
         let content = state::load_archive(&run.target).await?;
-        tokio::fs::write(&path, &content).await.map_err(|error| {
+        file.write_all(&content).map_err(|error| {
             Error::new(ErrorKind::Local, "write the archive of definitions").because(error)
         })?;
-        let archive = Archive::open(path).await?;
+        drop(content);
+        let archive = Archive::open(file).await?;
         let plan = plan(run, &archive).await?;
-        Ok(Definitions { tools, archive, plan, _directory: directory })
+        Ok(Definitions { tools, archive, plan })
     }
 
     /// Builds that are still to be done.
@@ -239,15 +231,14 @@ pub(super) async fn schemas_left_out(
     Ok(schemas.into_iter().filter(is_out).map(Identifier::new).collect())
 }
 
-/// A folder for definitions, gone when dropped. Only its owner may read them: a user mapping holds a password.
+/// A file for definitions.
 ///
 /// # Errors
 /// `Local` if it cannot be made in `work_dir`, or in the folder for temporary files.
-pub(super) fn working_directory(work_dir: Option<&Path>) -> Result<TempDir> {
-    let parent = work_dir.map_or_else(std::env::temp_dir, Path::to_owned);
-    let private = Permissions::from_mode(0o700);
-    tempfile::Builder::new().prefix("pgstream-").permissions(private).tempdir_in(&parent).map_err(|error| {
-        Error::new(ErrorKind::Local, format!("create a working directory in {}", parent.display()))
+pub(super) fn private_file(work_dir: Option<&Path>) -> Result<PrivateFile> {
+    let folder = work_dir.map_or_else(std::env::temp_dir, Path::to_owned);
+    PrivateFile::create_in(&folder).map_err(|error| {
+        Error::new(ErrorKind::Local, format!("create a file in {}", folder.display()))
             .hint("Name a directory that exists and may be written to, with `--work-dir`.")
             .because(error)
     })
@@ -302,16 +293,4 @@ pub(super) async fn toast_compression(target: &Session) -> Result<ToastCompressi
         .map_err(|error| Error::from_postgres("read what the target can compress with", error))?;
     let knows_lz4 = row.is_some_and(|row| row.get(0));
     Ok(if knows_lz4 { ToastCompression::Keep } else { ToastCompression::Drop })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn definitions_are_written_where_only_their_owner_reads() {
-        let directory = working_directory(None).unwrap();
-        let mode = std::fs::metadata(directory.path()).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
-    }
 }

@@ -9,7 +9,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::{Duration, Instant};
 
 use super::check::Workplace;
-use super::define::{schemas_left_out, toast_compression, working_directory};
+use super::define::{private_file, schemas_left_out, toast_compression};
 use crate::catalog::Filters;
 use crate::error::{Error, ErrorKind, Recovery, Result, describe};
 use crate::pg::{Conninfo, Identifier, quote_literal};
@@ -68,7 +68,7 @@ async fn restore_into(
 ) -> Result<()> {
     let (from, to) = (&facts.source.server, &facts.target.server);
     let tools = schema::find_tools(workplace.pgbin, from.may.version, to.may.version).await?;
-    let directory = working_directory(workplace.work_dir)?;
+    let into = private_file(workplace.work_dir)?;
     let settings = DumpSettings {
         lock_wait_timeout: LOCK_WAIT,
         encoding: if from.encoding == "SQL_ASCII" { DumpEncoding::AsStored } else { DumpEncoding::Utf8 },
@@ -78,8 +78,7 @@ async fn restore_into(
             schemas_left_out(&session, &from.database, filters).await?
         },
     };
-    let path = directory.path().join("definitions.dump");
-    let archive = schema::dump_definitions(&tools, source, &path, settings).await?;
+    let archive = schema::dump_definitions(&tools, source, into, settings).await?;
     let event_triggers = if to.may.is_superuser { EventTriggers::Restore } else { EventTriggers::Skip };
     let settings = FilterSettings { public_schema: Schema::Exists, event_triggers };
     let plan = Plan::of(&archive.toc, settings, Chosen { filters, database: &from.database });

@@ -5,13 +5,14 @@
 //! table it is not told to leave out (P82).
 
 use std::ffi::OsString;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, Identifier};
 use crate::schema::environment::Environment;
+use crate::schema::private::PrivateFile;
 use crate::schema::process::run;
 use crate::schema::toc::Toc;
 use crate::schema::tool::Tools;
@@ -53,8 +54,8 @@ pub enum ToastCompression {
 /// A custom-format archive of definitions, and its table of contents.
 #[derive(Debug, Clone)]
 pub struct Archive {
-    /// The file.
-    pub path: PathBuf,
+    /// The file. Definitions may hold secrets (user mappings).
+    pub file: Arc<PrivateFile>,
     /// What is in it.
     pub toc: Toc,
 }
@@ -64,8 +65,9 @@ impl Archive {
     ///
     /// # Errors
     /// `Local` if the file cannot be read, `Tool` if it is not an archive we know.
-    pub async fn open(path: PathBuf) -> Result<Archive> {
-        let doing = || format!("read the archive {}", path.display());
+    pub async fn open(file: PrivateFile) -> Result<Archive> {
+        let path = file.path().to_owned();
+        let doing = || "read the archive of definitions";
         let local = |error: std::io::Error| Error::new(ErrorKind::Local, doing()).because(error);
         let length = tokio::fs::metadata(&path).await.map_err(local)?.len();
         if length > ARCHIVE_BYTES_MAX {
@@ -78,7 +80,7 @@ impl Archive {
                 .hint("Name another pg_dump with `--pgbin`; versions 10 to 18 are known to work.")
                 .because(error)
         })?;
-        Ok(Archive { path, toc })
+        Ok(Archive { file: Arc::new(file), toc })
     }
 }
 
@@ -91,25 +93,15 @@ impl Archive {
 pub async fn dump_definitions(
     tools: &Tools,
     source: &Conninfo,
-    into: &Path,
+    into: PrivateFile,
     settings: DumpSettings,
 ) -> Result<Archive> {
-    create_private(into)?;
     let environment = Environment::of(source)?;
-    let ended = run(&tools.pg_dump, &arguments(into, &settings), &environment, |_| true).await?;
+    let ended = run(&tools.pg_dump, &arguments(into.path(), &settings), &environment, |_| true).await?;
     if ended.code != Some(0) {
         return Err(explain(&ended.stderr));
     }
-    Archive::open(into.to_owned()).await
-}
-
-/// Definitions may hold secrets (user mappings): the file is the owner's alone from its first byte.
-fn create_private(path: &Path) -> Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(path).map(drop).map_err(|error| {
-        Error::new(ErrorKind::Local, format!("create the archive {}", path.display())).because(error)
-    })
+    Archive::open(into).await
 }
 
 fn arguments(into: &Path, settings: &DumpSettings) -> Vec<OsString> {

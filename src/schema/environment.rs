@@ -1,16 +1,13 @@
 //! The environment that the tools connect by.
 //!
-//! Hazard: an argument list is readable by every user of the machine, so the password goes into a file of mode
-//! 0600 (P94), and a database name on a command line is expanded when it holds a `=` (P57), so it goes into
+//! Hazard: an argument list is readable by every user of the machine, so the password goes into a file that
+//! has no name (P94), and a database name on a command line is expanded when it holds a `=` (P57), so it goes into
 //! `PGDATABASE`, which is not. Our own process's `PG*` variables would change what the tools connect to: none
 //! of them is passed on.
 
-use std::io::Write;
-
-use tempfile::NamedTempFile;
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, Secret};
+use crate::schema::private::PrivateFile;
 
 /// Settings of the tools' sessions that must not depend on the role, the database or our caller.
 ///
@@ -23,7 +20,7 @@ const PINS: &str = "-c statement_timeout=0 -c lock_timeout=0 -c idle_in_transact
 /// Variables for one tool, and the passfile they point at, which lives as long as this.
 pub(super) struct Environment {
     variables: Vec<(&'static str, String)>,
-    passfile: Option<NamedTempFile>,
+    passfile: Option<PrivateFile>,
 }
 
 impl Environment {
@@ -58,12 +55,10 @@ impl Environment {
     }
 }
 
-fn write_passfile(text: &Secret) -> Result<NamedTempFile> {
-    let failed = |error| Error::new(ErrorKind::Local, "write a password file for pg_dump").because(error);
-    // tempfile creates it with mode 0600, which libpq insists on.
-    let mut file = tempfile::Builder::new().prefix("pgstream-").tempfile().map_err(failed)?;
-    file.write_all(text.reveal().as_bytes()).map_err(failed)?;
-    Ok(file)
+/// libpq insists on a regular file of mode 0600, which this is.
+fn write_passfile(text: &Secret) -> Result<PrivateFile> {
+    PrivateFile::holding(text.reveal().as_bytes())
+        .map_err(|error| Error::new(ErrorKind::Local, "write a password file for pg_dump").because(error))
 }
 
 /// The caller's options, then ours: the last one counts.

@@ -33,6 +33,7 @@ mod judge;
 mod lane;
 mod owner;
 mod plan;
+mod private;
 mod privilege;
 mod process;
 mod restore;
@@ -53,6 +54,7 @@ pub use entry::{Definition, DumpId, Entry, Section};
 pub use judge::{RestoreFailure, RestoreRun, RestoreWarning, RestoreWarningKind};
 pub use owner::settle_owners;
 pub use plan::{Build, BuildForm, BuildKind, Chosen, EventTriggers, FilterSettings, Plan, Schema, Skipped};
+pub use private::PrivateFile;
 pub use privilege::restore_privileges;
 pub use restore::{Flush, RestoreSettings, Restored, restore};
 pub use role::{

@@ -14,10 +14,8 @@
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt;
-use std::io::Write;
 
 use futures_util::future::try_join_all;
-use tempfile::NamedTempFile;
 
 use crate::catalog::{Capabilities, Owners};
 use crate::error::{Error, ErrorKind, Result};
@@ -30,6 +28,7 @@ use crate::schema::judge::{
     Complaints, RestoreFailure, RestoreRun, RestoreWarning, Verdict, is_complaint, judge,
 };
 use crate::schema::lane::stretches;
+use crate::schema::private::PrivateFile;
 use crate::schema::process::{Completeness, Ended, run};
 use crate::schema::tool::Tools;
 
@@ -142,16 +141,13 @@ async fn restore_list(
 }
 
 /// One id per line (`SortTocFromFile` reads the number before the semicolon).
-fn write_list(ids: &[DumpId]) -> Result<NamedTempFile> {
-    let failed =
-        |error| Error::new(ErrorKind::Local, "write the list of definitions to restore").because(error);
-    let mut file = tempfile::Builder::new().prefix("pgstream-").tempfile().map_err(failed)?;
+fn write_list(ids: &[DumpId]) -> Result<PrivateFile> {
     let lines: String = ids.iter().map(|id| format!("{id};\n")).collect();
-    file.write_all(lines.as_bytes()).map_err(failed)?;
-    Ok(file)
+    PrivateFile::holding(lines.as_bytes())
+        .map_err(|error| Error::new(ErrorKind::Local, "write the list of definitions to restore").because(error))
 }
 
-fn arguments(archive: &Archive, list: &NamedTempFile, settings: RestoreSettings) -> Vec<OsString> {
+fn arguments(archive: &Archive, list: &PrivateFile, settings: RestoreSettings) -> Vec<OsString> {
     // An empty name makes it connect, and leaves which database to PGDATABASE, which is never expanded (P57).
     // Without --verbose it does not say which entry an error belongs to.
     let mut arguments: Vec<OsString> =
@@ -162,7 +158,7 @@ fn arguments(archive: &Archive, list: &NamedTempFile, settings: RestoreSettings)
     if settings.owners == Owners::Dropped {
         arguments.push("--no-owner".into());
     }
-    arguments.extend(["--use-list".into(), list.path().into(), archive.path.as_os_str().to_owned()]);
+    arguments.extend(["--use-list".into(), list.path().into(), archive.file.path().into()]);
     arguments
 }
 

@@ -2,7 +2,6 @@
 //!
 //! Each claim takes empty databases on real servers: `source` and `target` are superusers' and of one major.
 
-use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,8 +10,8 @@ use pgstream::error::{Error, ErrorKind, describe};
 use pgstream::pg::{Conninfo, HostName, Identifier, QualifiedName};
 use pgstream::schema::{
     Allowance, Archive, Build, BuildForm, BuildKind, BuildSettings, Built, DumpEncoding, DumpId,
-    DumpSettings, EventTriggers, FilterSettings, Flush, Plan, RestoreRun, RestoreSettings, RestoreWarning,
-    RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, announce, build,
+    DumpSettings, EventTriggers, FilterSettings, Flush, Plan, PrivateFile, RestoreRun, RestoreSettings,
+    RestoreWarning, RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, announce, build,
     dump_definitions, find_tools, restore, restore_privileges,
 };
 use pgstream::wire::{Session, SessionSettings};
@@ -32,8 +31,7 @@ pub(crate) struct Carried {
 
 /// Carries every definition of `source` into `target`, as a migration does but for the rows.
 pub(crate) async fn carry(tools: &Tools, source: &Conninfo, target: &Conninfo, run: RestoreRun) -> Carried {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let archive = dump(tools, source, folder.path()).await;
+    let archive = dump(tools, source).await;
     let plan = Plan::new(&archive.toc, SETTINGS);
     let restoring = RestoreSettings {
         run,
@@ -64,14 +62,15 @@ pub(crate) async fn carry(tools: &Tools, source: &Conninfo, target: &Conninfo, r
     carried
 }
 
-pub(crate) async fn dump(tools: &Tools, source: &Conninfo, folder: &Path) -> Archive {
+pub(crate) async fn dump(tools: &Tools, source: &Conninfo) -> Archive {
     let settings = DumpSettings {
         lock_wait_timeout: Duration::from_secs(5),
         encoding: DumpEncoding::Utf8,
         toast_compression: ToastCompression::Keep,
         without_schemas: Vec::new(),
     };
-    dump_definitions(tools, source, &folder.join("definitions.dump"), settings).await.expect("a dump")
+    let into = PrivateFile::create_in(&std::env::temp_dir()).expect("a file");
+    dump_definitions(tools, source, into, settings).await.expect("a dump")
 }
 
 async fn connect(database: &Conninfo) -> Session {

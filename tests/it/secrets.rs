@@ -138,3 +138,27 @@ async fn a_refused_password_is_not_repeated() {
         assert!(!tells(&outcome.stderr) && !tells(&outcome.stdout), "{}\n{}", outcome.stdout, outcome.stderr);
     }
 }
+
+/// Killed while the tools are at work with them: neither passwords nor definitions, which may hold some, stay on disk.
+#[tokio::test]
+async fn a_killed_engine_leaves_nothing_to_be_read() {
+    let scenario = scenario().await;
+    scenario.source.execute("COMMENT ON TABLE t IS 'restored last'").await;
+    let folder = tempfile::tempdir().unwrap();
+    let restoring = scenario.target.hold("LOCK pg_catalog.pg_description IN SHARE MODE").await;
+    let mut command = Engine::command();
+    command.env("TMPDIR", folder.path());
+    let to = |side: &crate::support::scenario::Side, password: &str| {
+        format!("{} user=mover password='{password}'", side.dsn())
+    };
+    command.args(["migrate", "-s", &to(&scenario.source, SOURCE_PASSWORD)]);
+    command.args(["-t", &to(&scenario.target, TARGET_PASSWORD)]);
+    let waits = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'pgstream schema'
+        AND wait_event_type = 'Lock')";
+    Engine::spawn(command).kill_when(&scenario.target, waits).await;
+    let left: Vec<_> = fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path()).collect();
+    assert!(left.is_empty(), "{left:?}");
+    restoring.release().await;
+    scenario.migrate(&["--stop-replication"]).wait(PATIENCE).await.expect_code(0);
+    scenario.assert_equal().await;
+}

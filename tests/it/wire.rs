@@ -173,8 +173,7 @@ async fn a_passfile_gives_each_host_its_own_password() {
     Connection::connect(&first_down, &ConnectionSettings::replication("test")).await.unwrap();
     Session::connect(&first_down, &SessionSettings::role("test")).await.unwrap();
     // And pg_dump finds the same way by what it is given.
-    let folder = tempfile::tempdir().unwrap();
-    schema::dump(&schema::tools(&first_down).await, &first_down, folder.path()).await;
+    schema::dump(&schema::tools(&first_down).await, &first_down).await;
     // The first that answers decides: its own line counts, and the next host is not tried.
     let first_up = through(vec![stage.named("first.test", port), stage.named("second.test", port)]);
     let refused = connect(&first_up).await.unwrap_err();
