@@ -235,7 +235,8 @@ impl Writer {
             elapsed_ms = elapsed.as_millis() as u64, "group committed");
         // COMMIT is a bare round trip; a group waits for another one, at its last statement.
         let fixed = 2 * committing;
-        Ok(Some(Cost { fixed: fixed.min(elapsed), elapsed, changes: end.changes }))
+        let statements = u32::try_from(writes.len()).unwrap_or(u32::MAX);
+        Ok(Some(Cost { fixed: fixed.min(elapsed), statements, elapsed, changes: end.changes }))
     }
 
     /// One try of a chunk, and of the commit if it is the group's last; how long that took.

@@ -5,14 +5,17 @@ use std::time::{Duration, Instant};
 
 use pgstream::error::{Error, ErrorKind, Result};
 use pgstream::migrate::Options;
+use pgstream::wire::Session;
 use serde_json::Value;
 
-use super::dataset::{DataSet, Native};
+use super::dataset::{DataSet, Limit, Native};
 use super::{SOURCE, TARGET};
 use crate::process::{Running, Usage};
 use crate::stage::{Stage, number, run};
 
 const SUBSCRIPTION: &str = "bench_copy";
+/// With a number after it: the database of a contestant that is done.
+const ASIDE: &str = "aside";
 /// Between two looks at a subscription.
 const POLL: Duration = Duration::from_millis(20);
 /// A subscription that takes longer has failed.
@@ -73,7 +76,7 @@ pub(super) fn jobs() -> String {
 
 /// Copies the source to a target of its own, which stays for whoever looks at it.
 pub(super) async fn once(stage: &Stage, set: &DataSet, contestant: Contestant) -> Result<Outcome> {
-    stage.target.drop_database(TARGET).await?;
+    make_room(stage, set).await?;
     stage.target.create_database(TARGET).await?;
     if contestant == Contestant::Native {
         dump_definitions(stage, TARGET, &[]).await?;
@@ -101,6 +104,36 @@ pub(super) async fn once(stage: &Stage, set: &DataSet, contestant: Contestant) -
         cpu: usage.own_seconds + usage.children_seconds + servers,
         own,
     })
+}
+
+/// Takes the last contestant's database away. Where it is of many files it is kept until the data set is done: for a
+/// minute or more after thousands of them went, ext4 goes to great lengths not to use their inodes for new ones.
+async fn make_room(stage: &Stage, set: &DataSet) -> Result<()> {
+    if set.limit == Limit::Measured {
+        return stage.target.drop_database(TARGET).await;
+    }
+    let session = stage.target.session("postgres").await?;
+    if databases(&session, TARGET).await? > 0 {
+        let aside = databases(&session, &format!("{ASIDE}%")).await?;
+        run(&session, &format!("ALTER DATABASE {TARGET} RENAME TO {ASIDE}{aside}")).await?;
+    }
+    Ok(())
+}
+
+/// Drops every database of a data set.
+pub(super) async fn clear(stage: &Stage) -> Result<()> {
+    stage.source.drop_database(SOURCE).await?;
+    stage.target.drop_database(TARGET).await?;
+    let session = stage.target.session("postgres").await?;
+    for at in 0..databases(&session, &format!("{ASIDE}%")).await? {
+        stage.target.drop_database(&format!("{ASIDE}{at}")).await?;
+    }
+    Ok(())
+}
+
+/// How many have a name LIKE this.
+async fn databases(session: &Session, like: &str) -> Result<i64> {
+    number(session, &format!("SELECT count(*) FROM pg_catalog.pg_database WHERE datname LIKE '{like}'")).await
 }
 
 /// Uncompressed: between two servers of one machine compression only costs.

@@ -27,7 +27,7 @@ use std::time::Instant;
 use pgstream::error::{Error, Result, describe};
 
 use crate::stage::{Stage, run};
-use contest::{Contestant, once};
+use contest::{Contestant, clear, once};
 use dataset::{DataSet, Start};
 use sheet::Runs;
 
@@ -89,11 +89,6 @@ pub(crate) async fn measure(stage: &Stage, size: Size, only: &[String]) -> Resul
         note("tenfold", begun, outcome);
     }
     failed.map_or(Ok(()), Err)
-}
-
-async fn clear(stage: &Stage) -> Result<()> {
-    stage.source.drop_database(SOURCE).await?;
-    stage.target.drop_database(TARGET).await
 }
 
 /// One row of the table.
