@@ -166,7 +166,7 @@ pub(super) fn fit(
             Some(_) | None => Fit::Other,
         };
     }
-    let is_same = announced.is_none_or(|name| *name == target.type_name || name == base);
+    let is_same = announced.is_none_or(|name| *name == *target.type_name || name == base);
     if is_same && column.type_modifier == target.type_modifier { Fit::Same } else { Fit::Other }
 }
 

@@ -112,7 +112,7 @@ mod tests {
 
     fn user_type(oid: u32, binary: BinaryForm) -> Column {
         let type_name = QualifiedName::new("s", "mood");
-        Column { type_oid: Oid::new(oid), type_name, binary, ..column("m", "text") }
+        Column { type_oid: Oid::new(oid), type_name: type_name.into(), binary, ..column("m", "text") }
     }
 
     fn plain() -> BinaryForm {

@@ -39,7 +39,7 @@ pub(super) enum Comparison {
 pub(super) struct BoundColumn {
     pub(super) name: Identifier,
     /// The target's type, quoted, never with a modifier: the assignment to the column checks that.
-    pub(super) type_name: QualifiedName,
+    pub(super) type_name: Arc<QualifiedName>,
     pub(super) carrier: Carrier,
     /// By the key's operator; several spellings may be equal.
     pub(super) key_comparison: Comparison,
@@ -216,13 +216,13 @@ impl Binder<'_> {
                 table: table.name.clone(),
                 column: target.name.clone(),
                 source_type: source_type(),
-                target_type: target.type_text.clone(),
+                target_type: target.type_text.to_string(),
             });
         }
         let equality = self.facts.equality(target);
         Ok(BoundColumn {
             name: target.name.clone(),
-            type_name: target.type_name.clone(),
+            type_name: Arc::clone(&target.type_name),
             carrier: self.carrier(target),
             key_comparison: equality.map_or(Comparison::Text, Comparison::Operator),
             is_canonical: is_canonical(target, self.facts.is_loose(table, target)),
@@ -305,7 +305,7 @@ fn record(relation: &Relation, table: &Table) -> Vec<RecordField> {
 fn gone(name: &str) -> BoundColumn {
     BoundColumn {
         name: Identifier::new(name),
-        type_name: QualifiedName::new("pg_catalog", "text"),
+        type_name: QualifiedName::new("pg_catalog", "text").into(),
         carrier: Carrier::Cast,
         key_comparison: Comparison::Text,
         is_canonical: false,

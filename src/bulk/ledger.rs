@@ -83,6 +83,25 @@ fn key(name: &QualifiedName) -> (String, String) {
     (quote_literal(name.schema.raw()), quote_literal(name.name.raw()))
 }
 
+/// Tables as a list of rows, for VALUES or IN; none if there are none. Written at once: they may be very many.
+fn keys<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<String> {
+    values(tables.map(|name| {
+        let (schema, table) = key(name);
+        format!("({schema}, {table})")
+    }))
+}
+
+fn values(rows: impl Iterator<Item = String>) -> Option<String> {
+    let mut list = String::new();
+    for row in rows {
+        if !list.is_empty() {
+            list.push_str(", ");
+        }
+        list.push_str(&row);
+    }
+    Some(list).filter(|list| !list.is_empty())
+}
+
 /// Picks a table's row out of any of the ledger's tables.
 pub(super) fn key_condition(name: &QualifiedName) -> String {
     let (schema, table) = key(name);
@@ -92,55 +111,34 @@ pub(super) fn key_condition(name: &QualifiedName) -> String {
 /// Enters tables as pending; those already there stay as they are.
 #[must_use]
 pub fn enter<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<String> {
-    let rows: Vec<String> = tables
-        .map(|name| {
-            let (schema, table) = key(name);
-            format!("({schema}, {table})")
-        })
-        .collect();
-    (!rows.is_empty()).then(|| {
-        format!(
-            "INSERT INTO pgstream.copied_table (schema_name, table_name) VALUES {} ON CONFLICT DO NOTHING",
-            rows.join(", ")
-        )
-    })
+    let rows = keys(tables)?;
+    Some(format!(
+        "INSERT INTO pgstream.copied_table (schema_name, table_name) VALUES {rows} ON CONFLICT DO NOTHING"
+    ))
 }
 
 /// Notes how large tables are on the source, for whoever asks how much is left.
 #[must_use]
 pub fn measure<'a>(sizes: impl Iterator<Item = (&'a QualifiedName, u64)>) -> Option<String> {
-    let rows: Vec<String> = sizes
-        .map(|(name, bytes)| {
-            let (schema, table) = key(name);
-            format!("({schema}, {table}, {bytes})")
-        })
-        .collect();
-    (!rows.is_empty()).then(|| {
-        format!(
-            "UPDATE pgstream.copied_table AS t SET source_bytes = sized.bytes
-               FROM (VALUES {}) AS sized (schema_name, table_name, bytes)
-              WHERE t.schema_name = sized.schema_name AND t.table_name = sized.table_name",
-            rows.join(", ")
-        )
-    })
+    let rows = values(sizes.map(|(name, bytes)| {
+        let (schema, table) = key(name);
+        format!("({schema}, {table}, {bytes})")
+    }))?;
+    Some(format!(
+        "UPDATE pgstream.copied_table AS t SET source_bytes = sized.bytes
+           FROM (VALUES {rows}) AS sized (schema_name, table_name, bytes)
+          WHERE t.schema_name = sized.schema_name AND t.table_name = sized.table_name"
+    ))
 }
 
 /// Has tables copied once more, as if they never had been.
 #[must_use]
 pub fn set_back<'a>(tables: impl Iterator<Item = &'a QualifiedName>) -> Option<String> {
-    let rows: Vec<String> = tables
-        .map(|name| {
-            let (schema, table) = key(name);
-            format!("({schema}, {table})")
-        })
-        .collect();
-    (!rows.is_empty()).then(|| {
-        format!(
-            "UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0
-              WHERE (schema_name, table_name) IN ({})",
-            rows.join(", ")
-        )
-    })
+    let rows = keys(tables)?;
+    Some(format!(
+        "UPDATE pgstream.copied_table SET state = 'pending', watermark = NULL, rows = 0, bytes = 0
+          WHERE (schema_name, table_name) IN ({rows})"
+    ))
 }
 
 /// Empties a table that will be copied in parts by the statement `emptied`, and forgets parts of an earlier snapshot. One

@@ -111,8 +111,8 @@ fn compare_columns(source: &Column, target: &Column) -> Vec<Mismatch> {
     if source.type_text != target.type_text {
         found.push(Mismatch::Type {
             column: source.name.clone(),
-            source: source.type_text.clone(),
-            target: target.type_text.clone(),
+            source: source.type_text.to_string(),
+            target: target.type_text.to_string(),
         });
     }
     if target.not_null && !source.not_null {
@@ -211,7 +211,7 @@ mod tests {
         );
 
         let mut other = keyed(1, "t");
-        other.columns[0].type_text = "bigint".to_owned();
+        other.columns[0].type_text = "bigint".into();
         assert!(matches!(differ(keyed(1, "t"), other)[..], [Mismatch::Type { .. }]));
 
         let mut loose = keyed(1, "t");

@@ -5,6 +5,7 @@
 //! rows about an object that an earlier query did not see are left out.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::catalog::order::refresh_order;
 use crate::catalog::query::{self, field, letter};
@@ -14,7 +15,7 @@ use crate::catalog::{
     MaterializedView, Persistence, RelReplIdent, Sequence, Table, TableKind, TypeKind,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::pg::{Identifier, Oid, QualifiedName, RelationId};
+use crate::pg::{Identifier, Oid, QualifiedName, RelationId, TextPool};
 use crate::wire::Session;
 use tokio_postgres::Row;
 
@@ -30,52 +31,58 @@ pub async fn load(session: &Session) -> Result<Catalog> {
     let version = session.version();
     let (tables, types, views) = (query::tables(), query::types(version), query::materialized_views());
     let (sequences, foreign_keys, enums) = (query::sequences(), query::foreign_keys(), query::enums());
+    // Columns and tables are many; what they are called and made of repeats.
+    let mut texts = TextPool::default();
     // Sent one behind the other, and answered in this order. Columns and indexes are most of a catalog, and wait until
     // the one before them is put in its place.
     let (database, schemas, extensions, tables, types, views, reads, sequences, foreign_keys, enums) = tokio::try_join!(
         query::row(session, "read the database's properties", query::DATABASE),
         read_schemas(session),
-        query::rows(session, "list extensions", query::EXTENSIONS),
-        query::rows(session, "list tables", &tables),
-        query::rows(session, "list types", &types),
-        query::rows(session, "list materialized views", &views),
-        query::rows(session, "read how views depend on each other", query::VIEW_READS),
-        query::rows(session, "list sequences", &sequences),
-        query::rows(session, "list foreign keys", &foreign_keys),
-        query::rows(session, "list enum types", &enums),
+        query::read(session, "list extensions", query::EXTENSIONS, extension),
+        query::read(session, "list tables", &tables, |row| table(row, &mut texts)),
+        query::read(session, "list types", &types, type_row),
+        query::read(session, "list materialized views", &views, materialized_view),
+        query::read(session, "read how views depend on each other", query::VIEW_READS, view_read),
+        query::read(session, "list sequences", &sequences, sequence),
+        query::read(session, "list foreign keys", &foreign_keys, foreign_key),
+        query::read(session, "list enum types", &enums, enum_type),
     )?;
-    let mut tables = tables.iter().map(table).collect::<Result<Vec<_>>>()?;
-    let types = TypeMap::new(types.iter().map(type_row).collect::<Result<Vec<_>>>()?);
+    let (mut tables, types) = (tables, TypeMap::new(types));
     let by_oid: HashMap<RelationId, usize> =
         tables.iter().enumerate().map(|(position, table)| (table.oid, position)).collect();
 
-    for row in &query::rows(session, "list columns", &query::columns(version)).await? {
+    query::each(session, "list columns", &query::columns(version), |row| {
         if let Some(table) = owner(&mut tables, &by_oid, row, "attrelid")? {
-            table.columns.push(column(row, &types)?);
+            table.columns.push(column(row, &types, &mut texts)?);
         }
-    }
-    for row in &query::rows(session, "list indexes", &query::indexes(version)).await? {
+        Ok(())
+    })
+    .await?;
+    query::each(session, "list indexes", &query::indexes(version), |row| {
         if let Some(table) = owner(&mut tables, &by_oid, row, "indrelid")? {
             let index = index(row, table)?;
             table.indexes.push(index);
         }
+        Ok(())
+    })
+    .await?;
+    // Thousands of tables are kept as long as we run: no more than they need.
+    for table in &mut tables {
+        table.columns.shrink_to_fit();
+        table.indexes.shrink_to_fit();
     }
-
-    let views = views.iter().map(materialized_view).collect::<Result<Vec<_>>>()?;
-    let reads =
-        reads.iter().map(|row| Ok((oid(row, "reader")?, oid(row, "read")?))).collect::<Result<Vec<_>>>()?;
 
     Ok(Catalog {
         version,
         database: field(&database, "database")?,
         encoding: field(&database, "encoding")?,
         schemas,
-        extensions: extensions.iter().map(extension).collect::<Result<_>>()?,
+        extensions,
         tables,
-        sequences: sequences.iter().map(sequence).collect::<Result<_>>()?,
+        sequences,
         materialized_views: refresh_order(views, &reads),
-        foreign_keys: foreign_keys.iter().map(foreign_key).collect::<Result<_>>()?,
-        enums: enums.iter().map(enum_type).collect::<Result<_>>()?,
+        foreign_keys,
+        enums,
         large_objects: field::<i64>(&database, "large_objects")?.unsigned_abs(),
     })
 }
@@ -129,12 +136,15 @@ fn extension(row: &Row) -> Result<Extension> {
     })
 }
 
-fn table(row: &Row) -> Result<Table> {
+fn table(row: &Row, texts: &mut TextPool) -> Result<Table> {
     let parents: Vec<u32> = field(row, "parents")?;
     let triggers: Vec<String> = field(row, "triggers")?;
     Ok(Table {
         oid: relation(row, "oid")?,
-        name: name(row, "relname")?,
+        name: QualifiedName {
+            schema: Identifier::shared(texts.get(field(row, "nspname")?)),
+            name: Identifier::new(field::<&str>(row, "relname")?),
+        },
         kind: code(row, "relkind", |letter| match letter {
             'r' => Some(TableKind::Ordinary),
             'p' => Some(TableKind::Partitioned),
@@ -146,7 +156,7 @@ fn table(row: &Row) -> Result<Table> {
             'u' => Some(Persistence::Unlogged),
             _ => None,
         })?,
-        owner: field(row, "owner")?,
+        owner: texts.get(field(row, "owner")?),
         is_partition: field(row, "relispartition")?,
         parents: parents.into_iter().map(RelationId::new).collect(),
         extension: field(row, "extname")?,
@@ -168,16 +178,16 @@ fn table(row: &Row) -> Result<Table> {
     })
 }
 
-fn column(row: &Row, types: &TypeMap) -> Result<Column> {
+fn column(row: &Row, types: &TypeMap, texts: &mut TextPool) -> Result<Column> {
     let type_oid = oid(row, "atttypid")?;
     let known = types.get(type_oid);
     Ok(Column {
         number: field(row, "attnum")?,
-        name: Identifier::new(field::<&str>(row, "attname")?),
+        name: Identifier::shared(texts.get(field(row, "attname")?)),
         type_oid,
         // A type that vanished between two queries: the careful answers, and a name nothing can match.
-        type_name: known.map_or_else(|| QualifiedName::new("", "???"), |row| row.name.clone()),
-        type_text: field(row, "type_text")?,
+        type_name: known.map_or_else(|| Arc::new(QualifiedName::new("", "???")), |row| Arc::clone(&row.name)),
+        type_text: texts.get(field(row, "type_text")?),
         type_modifier: field(row, "atttypmod")?,
         type_kind: known.map_or(TypeKind::Pseudo, |row| row.kind),
         base_kind: types.base_kind(type_oid),
@@ -223,7 +233,7 @@ fn type_row(row: &Row) -> Result<TypeRow> {
     };
     Ok(TypeRow {
         oid: oid(row, "oid")?,
-        name: name(row, "typname")?,
+        name: Arc::new(name(row, "typname")?),
         kind,
         array: Some(oid(row, "typarray")?).filter(|array| array.get() != 0),
         parts,
@@ -278,6 +288,10 @@ fn materialized_view(row: &Row) -> Result<MaterializedView> {
         name: name(row, "relname")?,
         is_populated: field(row, "relispopulated")?,
     })
+}
+
+fn view_read(row: &Row) -> Result<(Oid, Oid)> {
+    Ok((oid(row, "reader")?, oid(row, "read")?))
 }
 
 fn foreign_key(row: &Row) -> Result<ForeignKey> {

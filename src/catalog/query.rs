@@ -8,8 +8,9 @@
 //!
 //! Names are resolved under the pinned `search_path = ''`, where only `pg_catalog` answers (P57).
 
+use futures_util::TryStreamExt;
 use tokio_postgres::Row;
-use tokio_postgres::types::FromSql;
+use tokio_postgres::types::{FromSql, Type};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::ServerVersion;
@@ -32,6 +33,44 @@ pub(crate) const EXTENSION_OF_RELATION: &str = "
 /// What the server or the connection says; `doing` is the verb phrase of the error.
 pub(crate) async fn rows(session: &Session, doing: &str, sql: &str) -> Result<Vec<Row>> {
     session.query_typed(sql, &[]).await.map_err(|error| Error::from_postgres(doing, error))
+}
+
+/// Runs a query of very many rows, and hands each over as it comes: held together they are many times what they say.
+///
+/// # Errors
+/// As [`rows`]; the first of `put`.
+pub(crate) async fn each(
+    session: &Session,
+    doing: &str,
+    sql: &str,
+    mut put: impl FnMut(&Row) -> Result<()>,
+) -> Result<()> {
+    let failed = |error| Error::from_postgres(doing, error);
+    let no_parameters = std::iter::empty::<(i32, Type)>();
+    let mut rows = std::pin::pin!(session.query_typed_raw(sql, no_parameters).await.map_err(failed)?);
+    while let Some(row) = rows.try_next().await.map_err(failed)? {
+        put(&row)?;
+    }
+    Ok(())
+}
+
+/// What each row of such a query says.
+///
+/// # Errors
+/// As [`each`].
+pub(crate) async fn read<T>(
+    session: &Session,
+    doing: &str,
+    sql: &str,
+    mut one: impl FnMut(&Row) -> Result<T>,
+) -> Result<Vec<T>> {
+    let mut all = Vec::new();
+    each(session, doing, sql, |row| {
+        all.push(one(row)?);
+        Ok(())
+    })
+    .await?;
+    Ok(all)
 }
 
 /// Runs a query that answers with one row.

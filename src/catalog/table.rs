@@ -1,5 +1,7 @@
 //! A table, its columns and indexes, as the catalogs describe them; the same shape for source and target.
 
+use std::sync::Arc;
+
 use crate::pg::{Identifier, Oid, QualifiedName, RelationId};
 
 /// What kind of relation a [`Table`] is.
@@ -120,9 +122,9 @@ pub struct Column {
     /// `atttypid` on this server.
     pub type_oid: Oid,
     /// The type's schema and name.
-    pub type_name: QualifiedName,
+    pub type_name: Arc<QualifiedName>,
     /// `format_type(atttypid, atttypmod)`, for people and for `ALTER TABLE`.
-    pub type_text: String,
+    pub type_text: Arc<str>,
     /// `atttypmod`.
     pub type_modifier: i32,
     /// The type's kind.
@@ -193,7 +195,7 @@ pub struct Table {
     /// Whether it is in the WAL.
     pub persistence: Persistence,
     /// Owner's role name.
-    pub owner: String,
+    pub owner: Arc<str>,
     /// Whether this is a partition; then `parent` is its partitioned table.
     pub is_partition: bool,
     /// Direct parents: one for a partition, any number for classic inheritance (P38).

@@ -5,6 +5,7 @@
 //! other server (P60). `box = box` compares areas (P09). Pure; the rows come from [`super::query::types`].
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use crate::catalog::{BinaryForm, TransferType, TypeKind};
 use crate::pg::{Oid, QualifiedName};
@@ -34,7 +35,7 @@ const DEPTH_MAX: u8 = 64;
 #[derive(Debug, Clone)]
 pub(super) struct TypeRow {
     pub(super) oid: Oid,
-    pub(super) name: QualifiedName,
+    pub(super) name: Arc<QualifiedName>,
     pub(super) kind: TypeKind,
     pub(super) array: Option<Oid>,
     /// What it is made of: an array's element, a domain's base, a range's subtype, a composite's columns.
@@ -157,7 +158,7 @@ mod tests {
     fn row(oid: u32, name: &str, kind: TypeKind, parts: &[u32]) -> TypeRow {
         TypeRow {
             oid: Oid::new(oid),
-            name: QualifiedName::new("x", name),
+            name: QualifiedName::new("x", name).into(),
             kind,
             array: None,
             parts: parts.iter().copied().map(Oid::new).collect(),

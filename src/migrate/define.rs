@@ -18,8 +18,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::pg::Identifier;
 use crate::schema::{
     self, Archive, Build, BuildSettings, Chosen, Definition, DumpEncoding, DumpId, DumpSettings, Entry,
-    EventTriggers, FilterSettings, Flush, Plan, PrivateFile, RestoreSettings, RestoreWarning, RestoreWarningKind, Schema,
-    Tablespaces, ToastCompression, Tools,
+    EventTriggers, FilterSettings, Flush, Plan, PrivateFile, RestoreSettings, RestoreWarning,
+    RestoreWarningKind, Schema, Tablespaces, ToastCompression, Tools,
 };
 use crate::telemetry::Phase;
 use crate::wire::{Session, SessionSettings};

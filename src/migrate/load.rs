@@ -99,8 +99,10 @@ async fn begin(run: &Run) -> Result<Begun> {
     // identity that is FULL by our doing only must not be taken for the table's own.
     release_source(&run.source, &run.target).await?;
     spooling::discard(run).await?;
-    let before = catalog::load(&run.source).await?;
-    let selection = select(&before, &run.wishes(&before)?);
+    let selection = {
+        let before = catalog::load(&run.source).await?;
+        select(&before, &run.wishes(&before)?)
+    };
     harmless(&selection)?;
     tell_definitions_only(run, &selection).await?;
     unseen::warn(run).await?;

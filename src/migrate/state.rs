@@ -309,18 +309,22 @@ pub async fn enter(target: &Session, phase: Phase, also: &str) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the archive of definitions.
+/// An archive beyond this is not one of definitions only.
+const ARCHIVE_BYTES_MAX: usize = 1 << 30;
+
+/// Keeps the archive of definitions, packed: of thousands of tables it is a tenth of the bytes.
 ///
 /// # Errors
 /// `Connect` or `Sql`.
 pub async fn save_archive(target: &Session, content: &[u8]) -> Result<()> {
+    let packed = lz4_flex::block::compress_prepend_size(content);
     target
         .execute(
             // What was restored from an earlier archive bears other numbers in this one.
             "WITH forgotten AS (DELETE FROM pgstream.restored)
              INSERT INTO pgstream.archive (content) VALUES ($1)
              ON CONFLICT (only_row) DO UPDATE SET content = EXCLUDED.content",
-            &[&content],
+            &[&packed],
         )
         .await
         .map(drop)
@@ -330,13 +334,25 @@ pub async fn save_archive(target: &Session, content: &[u8]) -> Result<()> {
 /// Fetches the archive again.
 ///
 /// # Errors
-/// `Connect` or `Sql`; `State` if there is none.
+/// `Connect` or `Sql`; `State` if there is none, or what is there was not kept by us.
 pub async fn load_archive(target: &Session) -> Result<Vec<u8>> {
     let row = target
         .query_opt("SELECT content FROM pgstream.archive", &[])
         .await
         .map_err(failed("fetch the archive of definitions from the target"))?;
-    row.map(|row| row.get(0)).ok_or_else(|| Error::new(ErrorKind::State, "find the archive of definitions"))
+    let row = row.ok_or_else(|| Error::new(ErrorKind::State, "find the archive of definitions"))?;
+    unpack(row.get(0)).ok_or_else(|| {
+        Error::new(ErrorKind::State, "read the archive of definitions")
+            .hint("What pgstream.archive on the target holds was not written by this version of pgstream.")
+    })
+}
+
+fn unpack(packed: &[u8]) -> Option<Vec<u8>> {
+    // The length is believed up to a bound: it is what is reserved.
+    let (length, _) =
+        lz4_flex::block::uncompressed_size(packed).ok().filter(|(length, _)| *length <= ARCHIVE_BYTES_MAX)?;
+    let content = lz4_flex::block::decompress_size_prepended(packed).ok()?;
+    Some(content).filter(|content| content.len() == length)
 }
 
 /// Notes entries of the archive as restored.
@@ -422,4 +438,20 @@ pub async fn remove(target: &Session) -> Result<()> {
         .batch_execute("SET client_min_messages = warning; DROP SCHEMA IF EXISTS pgstream CASCADE")
         .await
         .map_err(failed("remove the migration's state from the target"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_archive_is_read_as_it_was_kept_and_nothing_else_is() {
+        let content = b"PGDMP and so on, and so on, and so on".repeat(100);
+        let packed = lz4_flex::block::compress_prepend_size(&content);
+        assert_eq!(unpack(&packed), Some(content));
+        assert_eq!(unpack(&packed[..packed.len() - 1]), None);
+        assert_eq!(unpack(b"PGDMP"), None);
+        assert_eq!(unpack(b""), None);
+        assert_eq!(unpack(&[0xff; 40]), None, "four gigabytes are not reserved");
+    }
 }

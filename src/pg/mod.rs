@@ -8,6 +8,7 @@ mod conninfo;
 mod id;
 mod lsn;
 mod name;
+mod pool;
 mod sqlstate;
 mod time;
 mod version;
@@ -19,6 +20,7 @@ pub use conninfo::{
 pub use id::{Oid, RelationId, SystemIdentifier, Timeline, Xid};
 pub use lsn::{Lsn, ParseLsnError};
 pub use name::{Identifier, InvalidSlotName, QualifiedName, SlotName, quote_literal};
+pub use pool::TextPool;
 pub use sqlstate::SqlState;
 pub use time::PgTimestamp;
 pub use version::ServerVersion;

@@ -5,16 +5,23 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
-/// One name, raw inside, quoted when displayed (docs: `sql-syntax-lexical`).
+/// One name, raw inside, quoted when displayed (docs: `sql-syntax-lexical`). A clone is a reference.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Identifier(String);
+pub struct Identifier(Arc<str>);
 
 impl Identifier {
     /// Takes the name as a catalog holds it, unquoted and case kept.
     #[must_use]
-    pub fn new(raw: impl Into<String>) -> Identifier {
-        Identifier(raw.into())
+    pub fn new(raw: impl AsRef<str>) -> Identifier {
+        Identifier(raw.as_ref().into())
+    }
+
+    /// Takes a name that others hold, too, as [`TextPool`](super::TextPool) gives it.
+    #[must_use]
+    pub fn shared(raw: Arc<str>) -> Identifier {
+        Identifier(raw)
     }
 
     /// The name as the catalog holds it.
@@ -48,7 +55,7 @@ pub struct QualifiedName {
 impl QualifiedName {
     /// Joins two raw names.
     #[must_use]
-    pub fn new(schema: impl Into<String>, name: impl Into<String>) -> QualifiedName {
+    pub fn new(schema: impl AsRef<str>, name: impl AsRef<str>) -> QualifiedName {
         QualifiedName { schema: Identifier::new(schema), name: Identifier::new(name) }
     }
 

@@ -126,11 +126,12 @@ pub(super) fn is_older(one: &str, than: &str) -> bool {
 
 /// P71.
 pub(super) fn roles(facts: &Facts) -> Vec<Finding> {
-    let owners = facts.source.catalog.tables.iter().map(|table| &table.owner);
-    let mut missing: Vec<&String> = facts
+    let owners = facts.source.catalog.tables.iter().map(|table| &*table.owner);
+    let mut missing: Vec<&str> = facts
         .source
         .roles_in_use
         .iter()
+        .map(String::as_str)
         .chain(owners)
         .filter(|role| !facts.target.roles.contains(*role) && !role.starts_with("pg_"))
         .collect();
@@ -141,7 +142,7 @@ pub(super) fn roles(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     }
     let create: Vec<String> =
-        missing.iter().map(|role| format!("CREATE ROLE {};", Identifier::new(role.as_str()))).collect();
+        missing.iter().map(|role| format!("CREATE ROLE {};", Identifier::new(role))).collect();
     let then = match may_create {
         true => "unless roles are carried over first, ownership and grants are lost",
         false => "our role may not create them there, so ownership and grants are lost",
@@ -149,7 +150,7 @@ pub(super) fn roles(facts: &Facts) -> Vec<Finding> {
     vec![
         Finding::warn(format!(
             "Roles that own objects or hold grants on the source are missing on the target: {}; {then}.",
-            listing(missing.iter().map(|role| (*role).clone()))
+            listing(missing.iter().map(|role| (*role).to_owned()))
         ))
         .fix(create.join(" ")),
     ]

@@ -99,7 +99,7 @@ mod tests {
         let mut facts = facts();
         let mut table = table(1, "t");
         table.columns =
-            vec![Column { type_name: QualifiedName::new("pg_catalog", type_name), ..column(1, "c") }];
+            vec![Column { type_name: QualifiedName::new("pg_catalog", type_name).into(), ..column(1, "c") }];
         facts.source.catalog = catalog([table]);
         facts
     }

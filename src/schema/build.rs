@@ -175,7 +175,7 @@ fn steps(build: &Build, found: Found) -> Vec<String> {
     match found {
         Found::NotValid => vec![validate()],
         Found::Nothing if may_be_validated_later(build) => vec![not_valid(build), validate()],
-        Found::Nothing | Found::Whole => vec![build.sql.clone()],
+        Found::Nothing | Found::Whole => vec![build.sql.to_string()],
     }
 }
 

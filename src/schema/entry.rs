@@ -4,6 +4,7 @@
 //! that is not UTF-8 is never turned into a string, for it could not be turned back.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::pg::Oid;
 
@@ -50,7 +51,7 @@ pub enum Definition {
     /// None.
     Absent,
     /// One or more statements.
-    Sql(String),
+    Sql(Arc<str>),
     /// Not UTF-8, as a SQL_ASCII database may have it (P63): for `pg_restore` only, which passes bytes.
     Opaque,
 }
@@ -66,7 +67,7 @@ impl Definition {
     }
 }
 
-/// One object of the archive. Names are for reading and matching: bytes that are not UTF-8 show as `�`.
+/// One object of the archive, as small as may be: there are several for each table. Names are for reading and matching: bytes that are not UTF-8 show as `�`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Its number.
@@ -74,25 +75,19 @@ pub struct Entry {
     /// Its section as the archive says; see [`Section::None`].
     pub section: Section,
     /// Its kind: `TABLE`, `FK CONSTRAINT`, `ACL`.
-    pub desc: String,
+    pub desc: Arc<str>,
     /// Its name, in a form that depends on the kind.
     pub tag: String,
     /// Its schema.
-    pub namespace: Option<String>,
+    pub namespace: Option<Arc<str>>,
     /// Its owner; empty when it has none of its own.
-    pub owner: String,
+    pub owner: Arc<str>,
     /// Its tablespace; empty for the database's own, `None` when it has no storage.
-    pub tablespace: Option<String>,
-    /// Its table access method.
-    pub table_am: Option<String>,
+    pub tablespace: Option<Arc<str>>,
     /// What makes it.
     pub definition: Definition,
-    /// What drops it.
-    pub drop: Option<String>,
-    /// What loads it.
-    pub copy: Option<String>,
     /// What must be there before it.
-    pub dependencies: Vec<DumpId>,
+    pub dependencies: Box<[DumpId]>,
     /// The catalog that held it, by OID.
     pub table_oid: Oid,
     /// Its OID on the source; zero for what has none.

@@ -11,11 +11,12 @@
 //! - what depends on a foreign key or on anything armed (their comments) follows it.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::catalog::Filters;
 use crate::pg::QualifiedName;
 use crate::schema::definition::{ConstraintKind, Head, Uniqueness, read_extension_schema, read_head};
-use crate::schema::entry::{DumpId, Entry, Section};
+use crate::schema::entry::{Definition, DumpId, Entry, Section};
 use crate::schema::plan::{
     Build, BuildForm, BuildKind, Chosen, EventTriggers, FilterSettings, Plan, Schema, Skipped,
 };
@@ -78,7 +79,7 @@ impl Plan {
                 }
                 Place::Armed => {
                     sorted.armed.insert(entry.id);
-                    let after_all = entry.desc == "EVENT TRIGGER" || is_about(entry, "EVENT TRIGGER ");
+                    let after_all = *entry.desc == *"EVENT TRIGGER" || is_about(entry, "EVENT TRIGGER ");
                     if after_all { &mut event_triggers } else { &mut plan.armed }.push(entry.id);
                 }
                 Place::Skip(why) => {
@@ -115,10 +116,10 @@ impl Sorted {
         if let Some(why) = self.unwanted(entry, settings).or_else(|| self.left_out(entry, chosen)) {
             return Place::Skip(why);
         }
-        if entry.dependencies.iter().any(|id| self.armed.contains(id)) && entry.desc != "FK CONSTRAINT" {
+        if entry.dependencies.iter().any(|id| self.armed.contains(id)) && *entry.desc != *"FK CONSTRAINT" {
             return Place::Armed;
         }
-        match entry.desc.as_str() {
+        match &*entry.desc {
             "ACL" | "DEFAULT ACL" | "SECURITY LABEL" => return Place::Last,
             "COMMENT" if entry.tag.starts_with("EXTENSION ") => return Place::Last,
             "TRIGGER" | "POLICY" | "ROW SECURITY" | "EVENT TRIGGER" => return Place::Armed,
@@ -137,12 +138,12 @@ impl Sorted {
     fn unwanted(&self, entry: &Entry, settings: FilterSettings) -> Option<&'static str> {
         let tag = |prefix: &str| is_about(entry, prefix);
         if entry.namespace.as_deref() == Some(OWN_SCHEMA)
-            || (entry.desc == "SCHEMA" && entry.tag == OWN_SCHEMA)
+            || (*entry.desc == *"SCHEMA" && entry.tag == OWN_SCHEMA)
             || (entry.tag == format!("SCHEMA {OWN_SCHEMA}") && is_attached(entry))
         {
             return Some("our own state");
         }
-        match entry.desc.as_str() {
+        match &*entry.desc {
             // P75: a restored subscription would fight over the original's slot.
             "PUBLICATION" | "PUBLICATION TABLE" | "PUBLICATION TABLES IN SCHEMA" => {
                 Some("publications are not migrated")
@@ -172,7 +173,7 @@ impl Sorted {
     fn left_out(&self, entry: &Entry, chosen: Chosen<'_>) -> Option<&'static str> {
         let Chosen { filters, database } = chosen;
         let is_out = |schema: &str| !schema.is_empty() && filters.leaves_out_schema(database, schema);
-        let of_schema = match entry.desc.as_str() {
+        let of_schema = match &*entry.desc {
             "SCHEMA" => Some(entry.tag.as_str()),
             _ if is_attached(entry) => entry.tag.strip_prefix("SCHEMA "),
             _ => None,
@@ -180,7 +181,7 @@ impl Sorted {
         if entry.namespace.as_deref().is_some_and(is_out) || of_schema.is_some_and(is_out) {
             return Some(SCHEMA_LEFT_OUT);
         }
-        if entry.desc == "EXTENSION" {
+        if *entry.desc == *"EXTENSION" {
             let schema = entry.definition.sql().and_then(read_extension_schema);
             let schema = schema.as_ref().map_or("", |schema| schema.raw());
             if filters.leaves_out_extension(database, &entry.tag, schema) {
@@ -202,7 +203,7 @@ impl Sorted {
     }
 
     fn read_build(&self, entry: &Entry) -> Option<Build> {
-        let sql = entry.definition.sql()?;
+        let Definition::Sql(sql) = &entry.definition else { return None };
         let (kind, form, name, table) = match read_head(sql)? {
             Head::Index { unique, name, table } => {
                 let kind = match unique {
@@ -235,7 +236,7 @@ impl Sorted {
             form,
             table,
             name,
-            sql: sql.to_owned(),
+            sql: Arc::clone(sql),
             tablespace: entry.tablespace.clone().filter(|name| !name.is_empty()),
             depends_on: entry
                 .dependencies
@@ -249,7 +250,7 @@ impl Sorted {
 
 /// Whether an entry says something about another one.
 fn is_attached(entry: &Entry) -> bool {
-    matches!(entry.desc.as_str(), "COMMENT" | "ACL" | "SECURITY LABEL")
+    matches!(&*entry.desc, "COMMENT" | "ACL" | "SECURITY LABEL")
 }
 
 /// Whether an entry is a comment, privilege or label of a kind of object: `is_about(entry, "EXTENSION ")`.
@@ -270,15 +271,12 @@ mod tests {
         Entry {
             id: DumpId::new(id),
             section,
-            desc: desc.to_owned(),
+            desc: desc.into(),
             tag: tag.to_owned(),
-            namespace: Some("app".to_owned()),
-            owner: "me".to_owned(),
+            namespace: Some("app".into()),
+            owner: "me".into(),
             tablespace: None,
-            table_am: None,
-            definition: Definition::Sql(sql.to_owned()),
-            drop: None,
-            copy: None,
+            definition: Definition::Sql(sql.into()),
             dependencies: needs.iter().copied().map(DumpId::new).collect(),
             table_oid: Oid::new(0),
             oid: Oid::new(0),
@@ -371,7 +369,7 @@ mod tests {
     #[test]
     fn what_is_skipped_takes_its_comments_along() {
         let mut own = entry(4, PreData, "TABLE", "progress", "CREATE TABLE", &[]);
-        own.namespace = Some("pgstream".to_owned());
+        own.namespace = Some("pgstream".into());
         let plan = plan(vec![
             entry(1, PreData, "SCHEMA", "public", "CREATE SCHEMA public;", &[]),
             entry(2, Nowhere, "COMMENT", "SCHEMA public", "COMMENT", &[1]),
@@ -408,7 +406,7 @@ mod tests {
         };
         let mut extension = outside(3, "EXTENSION", "hstore", &[]);
         extension.definition =
-            Definition::Sql("CREATE EXTENSION IF NOT EXISTS hstore WITH SCHEMA app;\n".to_owned());
+            Definition::Sql("CREATE EXTENSION IF NOT EXISTS hstore WITH SCHEMA app;\n".into());
         let entries = vec![
             outside(1, "SCHEMA", "app", &[]),
             outside(2, "ACL", "SCHEMA app", &[]),

@@ -45,7 +45,7 @@ pub(super) fn stretches(toc: &Toc, ids: &[DumpId], lanes: usize) -> Vec<Stretch>
         return vec![vec![ids.to_vec()]];
     }
     let entries: HashMap<DumpId, &Entry> = toc.entries.iter().map(|entry| (entry.id, entry)).collect();
-    let apart = |id: &DumpId| entries.get(id).is_some_and(|entry| APART.contains(&entry.desc.as_str()));
+    let apart = |id: &DumpId| entries.get(id).is_some_and(|entry| APART.contains(&&*entry.desc));
     let mut stretches: Vec<Stretch> = Vec::new();
     for run in ids.chunk_by(|one, next| apart(one) == apart(next)) {
         let several = lanes.min(run.len() / LANE_ENTRIES_MIN);
@@ -77,7 +77,7 @@ fn much_needed(entries: &HashMap<DumpId, &Entry>, run: &[DumpId]) -> HashSet<Dum
         needed.copied().filter(|id| members.contains(id))
     };
     let makes_relation =
-        |id: &&DumpId| entries.get(id).is_some_and(|entry| APART[..RELATIONS].contains(&entry.desc.as_str()));
+        |id: &&DumpId| entries.get(id).is_some_and(|entry| APART[..RELATIONS].contains(&&*entry.desc));
     let mut dependents: HashMap<DumpId, usize> = HashMap::new();
     for id in run.iter().filter(makes_relation).flat_map(needs) {
         *dependents.entry(id).or_default() += 1;
@@ -145,15 +145,12 @@ mod tests {
         let entry = |(at, (desc, needs)): (usize, &(&str, Vec<u32>))| Entry {
             id: DumpId::new(at as u32 + 1),
             section: Section::PreData,
-            desc: (*desc).to_owned(),
+            desc: (*desc).into(),
             tag: String::new(),
             namespace: None,
-            owner: String::new(),
+            owner: "".into(),
             tablespace: None,
-            table_am: None,
             definition: Definition::Absent,
-            drop: None,
-            copy: None,
             dependencies: needs.iter().copied().map(DumpId::new).collect(),
             table_oid: Oid::new(1259),
             oid: Oid::new(1),

@@ -4,6 +4,8 @@
 //! an index that is not there makes every change we apply a scan (P101). So the lists are apart, and each says
 //! when its turn is.
 
+use std::sync::Arc;
+
 use crate::catalog::Filters;
 use crate::pg::{Identifier, QualifiedName};
 use crate::schema::entry::DumpId;
@@ -58,11 +60,11 @@ pub struct Build {
     /// Its name; an index lies in its table's schema.
     pub name: Identifier,
     /// Its statements, to run as one.
-    pub sql: String,
+    pub sql: Arc<str>,
     /// The tablespace it had on the source, if not the default.
-    pub tablespace: Option<String>,
+    pub tablespace: Option<Arc<str>>,
     /// The builds that come before it.
-    pub depends_on: Vec<DumpId>,
+    pub depends_on: Box<[DumpId]>,
 }
 
 /// What a [`Build`] is for.

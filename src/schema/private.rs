@@ -4,10 +4,10 @@
 //! files have no name from the first moment, and the tools open them as a descriptor of ours, by `/proc`. Where that
 //! is not to be had they have a name, mode 0600, and go when they are dropped.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
@@ -32,6 +32,8 @@ impl PrivateFile {
     /// The folder's: it is not there, is full, or may not be written to.
     pub fn create_in(folder: &Path) -> io::Result<PrivateFile> {
         let file = tempfile::tempfile_in(folder)?;
+        // The umask alone would let others in.
+        file.set_permissions(Permissions::from_mode(0o600))?;
         // Not `self`: that would be the tool.
         let path = PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
         match is_at(&file, &path)? {
@@ -84,7 +86,6 @@ impl Write for PrivateFile {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::process::Command;
 
     use super::*;
@@ -107,7 +108,8 @@ mod tests {
         file.write_all(b"secret").unwrap();
         assert!(is_empty(folder.path()), "nothing is left when we are killed now");
         assert_eq!((read_elsewhere(&file), read_elsewhere(&file)), (b"secret".to_vec(), b"secret".to_vec()));
-        let written = Command::new("sh").args(["-c", r#"printf more > "$1""#, "sh"]).arg(file.path()).status();
+        let written =
+            Command::new("sh").args(["-c", r#"printf more > "$1""#, "sh"]).arg(file.path()).status();
         assert!(written.unwrap().success());
         assert_eq!(std::fs::read(file.path()).unwrap(), b"more");
     }

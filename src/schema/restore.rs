@@ -143,8 +143,9 @@ async fn restore_list(
 /// One id per line (`SortTocFromFile` reads the number before the semicolon).
 fn write_list(ids: &[DumpId]) -> Result<PrivateFile> {
     let lines: String = ids.iter().map(|id| format!("{id};\n")).collect();
-    PrivateFile::holding(lines.as_bytes())
-        .map_err(|error| Error::new(ErrorKind::Local, "write the list of definitions to restore").because(error))
+    PrivateFile::holding(lines.as_bytes()).map_err(|error| {
+        Error::new(ErrorKind::Local, "write the list of definitions to restore").because(error)
+    })
 }
 
 fn arguments(archive: &Archive, list: &PrivateFile, settings: RestoreSettings) -> Vec<OsString> {

@@ -222,7 +222,7 @@ mod tests {
             form: BuildForm::Index,
             table: QualifiedName::new("app", table),
             name: Identifier::new(format!("i{id}")),
-            sql: String::new(),
+            sql: "".into(),
             tablespace: None,
             depends_on: after.iter().copied().map(DumpId::new).collect(),
         }
@@ -258,8 +258,7 @@ mod tests {
     #[test]
     fn nobody_waits_for_a_table_that_a_constraint_has_for_itself() {
         let constraint = |build: Build| Build { form: BuildForm::Constraint, ..build };
-        let clustered =
-            |build: Build| Build { sql: "CREATE INDEX …;\nALTER TABLE …;\n".to_owned(), ..build };
+        let clustered = |build: Build| Build { sql: "CREATE INDEX …;\nALTER TABLE …;\n".into(), ..build };
         let builds = vec![
             constraint(build(1, BuildKind::PrimaryKey, "big", &[])),
             build(2, BuildKind::Index, "big", &[]),

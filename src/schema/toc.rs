@@ -12,7 +12,9 @@
 //! NULL. There is no specification but the code: `pg_backup_archiver.c` (`ReadHead`, `ReadToc`) and
 //! `pg_backup_custom.c` (`_ReadExtraToc`), followed here for archive versions 1.12 (server 9.0) to 1.16 (18).
 
-use crate::pg::Oid;
+use std::sync::Arc;
+
+use crate::pg::{Oid, TextPool};
 use crate::schema::entry::{Definition, DumpId, Entry, Section};
 
 /// The table of contents of one archive.
@@ -74,7 +76,8 @@ impl Toc {
     /// # Errors
     /// [`TocError`], by field and offset.
     pub fn parse(archive: &[u8]) -> Result<Toc, TocError> {
-        let mut reader = Reader { bytes: archive, offset: 0, int_size: 4, offset_size: 8, minor: 12 };
+        let texts = TextPool::default();
+        let mut reader = Reader { bytes: archive, offset: 0, int_size: 4, offset_size: 8, minor: 12, texts };
         let head = reader.head()?;
         let count = reader.int("entry count")?;
         let count = u32::try_from(count).map_err(|_| reader.invalid("entry count"))?;
@@ -83,6 +86,7 @@ impl Toc {
         for _ in 0..count {
             entries.push(reader.entry()?);
         }
+        entries.shrink_to_fit();
         Ok(Toc { entries, ..head })
     }
 
@@ -99,6 +103,7 @@ struct Reader<'a> {
     int_size: u8,
     offset_size: u8,
     minor: u8,
+    texts: TextPool,
 }
 
 impl<'a> Reader<'a> {
@@ -144,7 +149,7 @@ impl<'a> Reader<'a> {
         let table_oid = self.oid("catalog OID")?;
         let oid = self.oid("OID")?;
         let tag = self.string("tag")?.unwrap_or_default();
-        let desc = self.string("description")?.unwrap_or_default();
+        let desc = self.shared("description")?.unwrap_or_default();
         let section = match self.int("section")? {
             1 => Section::None,
             2 => Section::PreData,
@@ -155,20 +160,22 @@ impl<'a> Reader<'a> {
         let definition = match self.raw("definition")? {
             None => Definition::Absent,
             Some(bytes) => match std::str::from_utf8(bytes) {
-                Ok(sql) => Definition::Sql(sql.to_owned()),
+                Ok(sql) => Definition::Sql(sql.into()),
                 Err(_) => Definition::Opaque,
             },
         };
-        let drop = self.string("drop statement")?;
-        let copy = self.string("copy statement")?;
-        let namespace = self.string("schema")?;
-        let tablespace = self.string("tablespace")?;
-        let table_am = if self.minor >= 14 { self.string("table access method")? } else { None };
+        self.raw("drop statement")?;
+        self.raw("copy statement")?;
+        let namespace = self.shared("schema")?;
+        let tablespace = self.shared("tablespace")?;
+        if self.minor >= 14 {
+            self.raw("table access method")?;
+        }
         if self.minor >= 16 {
             self.int("relation kind")?;
         }
-        let owner = self.string("owner")?.unwrap_or_default();
-        self.string("WITH OIDS flag")?;
+        let owner = self.shared("owner")?.unwrap_or_default();
+        self.raw("WITH OIDS flag")?;
         let dependencies = self.dependencies()?;
         self.data_offset()?;
         Ok(Entry {
@@ -179,17 +186,14 @@ impl<'a> Reader<'a> {
             namespace,
             owner,
             tablespace,
-            table_am,
             definition,
-            drop,
-            copy,
             dependencies,
             table_oid,
             oid,
         })
     }
 
-    fn dependencies(&mut self) -> Result<Vec<DumpId>, TocError> {
+    fn dependencies(&mut self) -> Result<Box<[DumpId]>, TocError> {
         let mut dependencies = Vec::new();
         while let Some(number) = self.string("dependency")? {
             // A negative number is one that pg_dump itself could not resolve; it names nothing.
@@ -199,7 +203,7 @@ impl<'a> Reader<'a> {
                 return Err(self.invalid("dependency"));
             }
         }
-        Ok(dependencies)
+        Ok(dependencies.into())
     }
 
     /// Where the entry's rows begin; a schema-only archive has none.
@@ -217,6 +221,12 @@ impl<'a> Reader<'a> {
 
     fn string(&mut self, field: &'static str) -> Result<Option<String>, TocError> {
         Ok(self.raw(field)?.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    }
+
+    /// A string that many entries have.
+    fn shared(&mut self, field: &'static str) -> Result<Option<Arc<str>>, TocError> {
+        let Some(bytes) = self.raw(field)? else { return Ok(None) };
+        Ok(Some(self.texts.get(&String::from_utf8_lossy(bytes))))
     }
 
     fn raw(&mut self, field: &'static str) -> Result<Option<&'a [u8]>, TocError> {
@@ -327,8 +337,8 @@ mod tests {
                 (DumpId::new(3823), Oid::new(17919), Section::PostData)
             );
             assert_eq!(entry.definition.sql(), Some("CREATE INDEX"));
-            assert_eq!((entry.name().as_str(), entry.owner.as_str()), ("INDEX app.ix", "me"));
-            assert_eq!(entry.dependencies, [DumpId::new(223)]);
+            assert_eq!((entry.name().as_str(), &*entry.owner), ("INDEX app.ix", "me"));
+            assert_eq!(*entry.dependencies, [DumpId::new(223)]);
         }
     }
 

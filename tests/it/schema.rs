@@ -11,8 +11,8 @@ use pgstream::pg::{Conninfo, HostName, Identifier, QualifiedName};
 use pgstream::schema::{
     Allowance, Archive, Build, BuildForm, BuildKind, BuildSettings, Built, DumpEncoding, DumpId,
     DumpSettings, EventTriggers, FilterSettings, Flush, Plan, PrivateFile, RestoreRun, RestoreSettings,
-    RestoreWarning, RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, announce, build,
-    dump_definitions, find_tools, restore, restore_privileges,
+    RestoreWarning, RestoreWarningKind, Schedule, Schema, Tablespaces, ToastCompression, Tools, announce,
+    build, dump_definitions, find_tools, restore, restore_privileges,
 };
 use pgstream::wire::{Session, SessionSettings};
 
@@ -180,9 +180,9 @@ fn build_of(name: &str, form: BuildForm, kind: BuildKind, sql: &str) -> Build {
         form,
         table: QualifiedName::new("app", "t"),
         name: Identifier::new(name),
-        sql: sql.to_owned(),
+        sql: sql.into(),
         tablespace: None,
-        depends_on: Vec::new(),
+        depends_on: [].into(),
     }
 }
 

@@ -201,7 +201,7 @@ fn added(column: &Announced, source: Option<&Table>, target: &Table, old_rows: O
 
 fn retyped(column: &Announced, source: Option<&Table>, target: &Table) -> Option<Step> {
     let there = target.column(column.name.raw())?;
-    if there.type_text == column.type_text || there.generated != Generated::No {
+    if *there.type_text == *column.type_text || there.generated != Generated::No {
         return None;
     }
     let now = source.and_then(|source| source.column(column.name.raw()));

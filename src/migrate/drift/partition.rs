@@ -60,7 +60,7 @@ async fn missing(run: &Run, new: &Table, source: &Catalog, target: &Catalog) -> 
         statements.push(format!(
             "ALTER TABLE {} OWNER TO {}",
             current.name,
-            Identifier::new(current.owner.as_str())
+            Identifier::new(&*current.owner)
         ));
         statements.extend(grants(run, current).await?);
         steps.push(Step::additive(format!("partition {} is new", current.name.plain()), statements));

@@ -6,8 +6,8 @@ use crate::catalog::testing::{column, keyed, table};
 
 fn text(number: i16, name: &str) -> Column {
     let mut column = column(number, name);
-    column.type_text = "text".to_owned();
-    column.type_name = QualifiedName::new("pg_catalog", "text");
+    column.type_text = "text".into();
+    column.type_name = QualifiedName::new("pg_catalog", "text").into();
     column.not_null = false;
     column
 }
@@ -106,8 +106,8 @@ fn a_column_that_neither_end_has_any_more_lacks_nothing() {
 #[test]
 fn wider_types_are_additive_and_narrower_ones_are_not() {
     let mut wide = column(1, "a");
-    wide.type_text = "bigint".to_owned();
-    wide.type_name = QualifiedName::new("pg_catalog", "int8");
+    wide.type_text = "bigint".into();
+    wide.type_name = QualifiedName::new("pg_catalog", "int8").into();
     let (wide, narrow) = (with(&[wide]), with(&[column(1, "a")]));
     let long = announced("a", "bigint", "int8", None);
     let (reach, statements) = only(steps(vec![long], &wide, &narrow, OldRows::Untouched));
