@@ -130,7 +130,7 @@ impl Shape {
             (_, _) => Value::Text(number.as_bytes()),
         };
         // Borrows end here: the values are laid out at once.
-        self.columns.iter().enumerate().map(value).collect()
+        Tuple::of(self.columns.iter().enumerate().map(value)).expect("a row of few columns")
     }
 }
 

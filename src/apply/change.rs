@@ -249,8 +249,7 @@ pub(super) fn fill(new: Tuple, old: &Tuple, wanted: impl Fn(usize) -> bool) -> T
     if !new.values().enumerate().any(lacks) {
         return new;
     }
-    let values = new.values().zip(old.values()).enumerate();
-    values.map(|(at, (new, old))| if lacks((at, new)) { old } else { new }).collect()
+    new.over(old, |at, value| lacks((at, value)))
 }
 
 /// The first column whose value was not sent.

@@ -112,8 +112,7 @@ fn merge(before: &Tuple, new: &Tuple) -> Tuple {
     if first_unchanged(new).is_none() {
         return new.clone();
     }
-    let values = before.values().zip(new.values());
-    values.map(|(before, new)| if new == Value::Unchanged { before } else { new }).collect()
+    new.over(before, |_, value| value == Value::Unchanged)
 }
 
 #[cfg(test)]

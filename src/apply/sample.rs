@@ -139,3 +139,9 @@ pub(super) fn texts(values: &[Option<&'static str>]) -> Tuple {
     };
     values.iter().map(value).collect()
 }
+
+impl<'a> FromIterator<Value<'a>> for Tuple {
+    fn from_iter<I: IntoIterator<Item = Value<'a>>>(values: I) -> Tuple {
+        Tuple::of(values).unwrap()
+    }
+}

@@ -33,4 +33,4 @@ pub use message::{
     ReplicaIdentity, StreamAbort, StreamCommit, StreamStart, Truncate, Type, Update,
 };
 pub use options::{StreamOptions, TupleFormat};
-pub use tuple::{OldTuple, Tuple, Value, Values};
+pub use tuple::{OldTuple, TooLarge, Tuple, Value, Values};

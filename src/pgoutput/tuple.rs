@@ -67,6 +67,39 @@ impl Tuple {
         Ok(Tuple { columns, body })
     }
 
+    /// Lays values out as they travel.
+    ///
+    /// # Errors
+    /// [`TooLarge`] beyond 16 bits of columns or 31 of bytes in a value.
+    pub fn of<'a>(values: impl IntoIterator<Item = Value<'a>>) -> Result<Tuple, TooLarge> {
+        let mut columns = 0_u16;
+        let mut body = BytesMut::new();
+        for value in values {
+            columns = columns.checked_add(1).ok_or(TooLarge)?;
+            match value {
+                Value::Null => body.put_u8(b'n'),
+                Value::Unchanged => body.put_u8(b'u'),
+                Value::Text(bytes) => put_sized(&mut body, b't', bytes)?,
+                Value::Binary(bytes) => put_sized(&mut body, b'b', bytes)?,
+            }
+        }
+        Ok(Tuple { columns, body: body.freeze() })
+    }
+
+    /// This row with `below` seen through it where `through` says so, by column and value of this one; as wide as the
+    /// narrower of the two.
+    #[must_use]
+    pub fn over(&self, below: &Tuple, through: impl Fn(usize, Value<'_>) -> bool) -> Tuple {
+        let mut body = BytesMut::with_capacity(self.body.len());
+        let (mut own, mut other) = (self.values(), below.values());
+        let mut at = 0;
+        while let (Some((value, bytes)), Some((_, beneath))) = (own.next_laid_out(), other.next_laid_out()) {
+            body.put_slice(if through(at, value) { beneath } else { bytes });
+            at += 1;
+        }
+        Tuple { columns: self.columns.min(below.columns), body: body.freeze() }
+    }
+
     /// How many columns it has.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -101,32 +134,16 @@ impl<'a> IntoIterator for &'a Tuple {
     }
 }
 
-impl<'a> FromIterator<Value<'a>> for Tuple {
-    /// Lays the values out as they travel.
-    ///
-    /// # Panics
-    /// With more columns or longer values than a message can hold. No peer's bytes lead there: what is laid out here
-    /// was cut from messages, which count columns in 16 bits and bytes in 31.
-    fn from_iter<I: IntoIterator<Item = Value<'a>>>(values: I) -> Tuple {
-        let mut columns = 0_u16;
-        let mut body = BytesMut::new();
-        for value in values {
-            columns = columns.checked_add(1).expect("a row has at most 1,664 columns");
-            match value {
-                Value::Null => body.put_u8(b'n'),
-                Value::Unchanged => body.put_u8(b'u'),
-                Value::Text(bytes) => put_sized(&mut body, b't', bytes),
-                Value::Binary(bytes) => put_sized(&mut body, b'b', bytes),
-            }
-        }
-        Tuple { columns, body: body.freeze() }
-    }
-}
+/// More columns, or a longer value, than a message can hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a row is larger than a message can hold")]
+pub struct TooLarge;
 
-fn put_sized(body: &mut BytesMut, kind: u8, bytes: &[u8]) {
+fn put_sized(body: &mut BytesMut, kind: u8, bytes: &[u8]) -> Result<(), TooLarge> {
     body.put_u8(kind);
-    body.put_i32(i32::try_from(bytes.len()).expect("a value is at most 1 GB"));
+    body.put_i32(i32::try_from(bytes.len()).map_err(|_| TooLarge)?);
     body.put_slice(bytes);
+    Ok(())
 }
 
 /// Shows text as text; for tests and failed assertions, not for logs, which hold no column values.
@@ -165,6 +182,13 @@ impl<'a> Values<'a> {
             b'b' => self.sized().map(Value::Binary),
             _ => None,
         }
+    }
+
+    /// The next value, and the bytes that it is laid out in.
+    fn next_laid_out(&mut self) -> Option<(Value<'a>, &'a [u8])> {
+        let all = self.rest;
+        let value = self.next()?;
+        Some((value, all.get(..all.len() - self.rest.len())?))
     }
 
     #[inline]
@@ -217,6 +241,26 @@ impl OldTuple {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_row_is_seen_through_another() {
+        let above =
+            Tuple::of([Value::Text(b"new"), Value::Unchanged, Value::Null, Value::Unchanged]).unwrap();
+        let below =
+            Tuple::of([Value::Null, Value::Binary(b"\0\x01"), Value::Text(b"old"), Value::Null]).unwrap();
+        let both = above.over(&below, |at, value| value == Value::Unchanged && at < 3);
+        let expected = [Value::Text(b"new"), Value::Binary(b"\0\x01"), Value::Null, Value::Unchanged];
+        assert_eq!(both, Tuple::of(expected).unwrap());
+        let narrow = Tuple::of([Value::Null]).unwrap();
+        assert_eq!(above.over(&narrow, |_, _| false), Tuple::of([Value::Text(b"new")]).unwrap());
+    }
+
+    #[test]
+    fn more_columns_than_a_message_counts_are_refused() {
+        let most = usize::from(u16::MAX);
+        assert_eq!(Tuple::of(vec![Value::Null; most]).unwrap().len(), most);
+        assert_eq!(Tuple::of(vec![Value::Null; most + 1]), Err(TooLarge));
+    }
 
     const ALL: [Value<'_>; 5] =
         [Value::Null, Value::Unchanged, Value::Text(b""), Value::Text(b"a\0b"), Value::Binary(&[0, 0, 0, 7])];

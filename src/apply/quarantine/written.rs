@@ -153,7 +153,7 @@ impl Written {
             Some(None) => Value::Null,
             None => absent,
         };
-        Ok(self.columns.iter().map(value).collect())
+        Tuple::of(self.columns.iter().map(value)).map_err(|_| Unreadable)
     }
 
     /// The source's table as it was then, with the types that `target` has for it; `key` is its key's columns.
