@@ -22,7 +22,8 @@ pub struct GroupBounds {
     pub changes: usize,
     /// Bytes of the source's messages.
     pub bytes: usize,
-    /// Time since its first commit, after which it waits for the writer rather than for more.
+    /// Time since its first commit, after which it waits for the writer rather than for more, unless it is so late
+    /// that it may wait for more than that.
     pub age: Duration,
 }
 
@@ -35,6 +36,11 @@ impl Default for GroupBounds {
 /// What comes late may wait for company: so much less than it is late already, that nobody will tell. Each group
 /// costs the target by itself, and a target that is behind has better to do.
 const LATE_PER_WAIT: u32 = 8;
+/// It waits no longer than this, however late it is.
+const PATIENCE_MAX: Duration = Duration::from_millis(250);
+/// What is no later than this is not behind: a COMMIT that waits for the source's disk is as late, or a busy machine.
+/// It waits for nothing.
+const LATE_MIN: Duration = Duration::from_millis(50);
 
 /// The end of a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,7 +145,7 @@ impl Group {
         }
         if self.since.is_none() {
             self.since = Some(now);
-            self.patience = self.bounds.age.min(late / LATE_PER_WAIT);
+            self.patience = PATIENCE_MAX.min(late.saturating_sub(LATE_MIN) / LATE_PER_WAIT);
         }
         self.boundary = Some(Boundary {
             steps: self.steps.len(),
@@ -172,7 +178,7 @@ impl Group {
 
     /// When the writer need not be idle any more to be given the group.
     pub(super) fn ripe_at(&self) -> Option<Instant> {
-        self.since.map(|since| since + self.bounds.age)
+        self.since.map(|since| since + self.bounds.age.max(self.patience))
     }
 
     /// Whether it is time to hand over, even if that means to wait for the writer.
@@ -292,14 +298,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_late_waits_for_company_and_no_longer_than_its_age_allows() {
+    fn what_is_late_waits_for_company_and_not_for_long() {
         let now = Instant::now();
-        for (late, waits) in [(0, 0), (80, 10), (80_000, 100)] {
+        for (late, waits, ripens) in
+            [(0, 0, 100), (50, 0, 100), (130, 10, 100), (1_650, 200, 200), (80_000, 250, 250)]
+        {
             let mut group = group(100);
             begin(&mut group, 1);
             change(&mut group);
             group.commit(Lsn::new(5), Duration::from_millis(late), now);
             assert_eq!(group.due_at(), Some(now + Duration::from_millis(waits)), "{late} ms late");
+            assert_eq!(group.ripe_at(), Some(now + Duration::from_millis(ripens)), "{late} ms late");
             group.hurry();
             assert_eq!(group.due_at(), Some(now));
         }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use super::change::{Change, Op, Step, Truncation, first_unchanged};
 use super::compact::{Irregular, Net, NetChanges};
-use super::key::KeyBytes;
+use super::key::{KeyBytes, KeyOf};
 use super::multiset::NetRows;
 use super::table::{BoundTable, Pace, RowIdentity};
 use crate::pgoutput::{Tuple, Value};
@@ -290,6 +290,13 @@ impl TablePlan {
                     }
                 }
             }
+        }
+        // Rows that lie near each other are then changed after each other, in the table as in its index. Inserted
+        // ones come as the source wrote them, so that they lie so, too.
+        let key = self.table.key();
+        deletes.sort_by_cached_key(|row| row.old.as_ref().map(|old| KeyOf::new(old, key).place()));
+        for (_, rows) in &mut updates {
+            rows.sort_by_cached_key(|row| row.new.as_ref().map(|new| KeyOf::new(new, key).place()));
         }
         let updates = updates.into_iter().map(|(present, rows)| (Action::Update(present), rows));
         let kinds = [(Action::Delete, deletes)].into_iter().chain(updates).chain([(Action::Insert, inserts)]);

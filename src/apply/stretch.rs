@@ -1,13 +1,14 @@
-//! How far a group may grow beyond its bounds, so that what each group costs by itself stays small.
+//! How far a group may grow beyond its bounds while the stream lags.
 //!
 //! Hazard: a group that is too small pays a round trip and a flush for little work, and over a long way that
 //! is most of the time; where its changes are spread over many tables, it pays a statement for a few rows of each.
-//! One that is too large holds locks, memory and the news for longer than it has to. So
-//! the bounds double while the fixed part of what full groups cost is noticeable, and halve once it is not.
+//! The rows themselves cost less in a large group, too: more of them are changed once for several changes, they are
+//! found in the order of their keys, and a page that one transaction changes several times is tidied once. One that
+//! is too large holds locks, memory and the news for longer than it has to. So the bounds double while full groups
+//! take a moment only, or the fixed part of what they cost is noticeable, and halve when they take long.
 //!
 //! ```text
-//!   cost of a group:  │ fixed: a few round trips, statements │ work: grows with the changes … │
-//!                       > 1/16 of all: stretch      < 1/64: draw in
+//!   a full group takes  < 0.15 s: stretch │  fixed part > 1/16, < 2 s: stretch  │  > 1 s, fixed part < 1/64: draw in
 //! ```
 
 use std::time::Duration;
@@ -18,6 +19,10 @@ use super::group::GroupBounds;
 const FACTOR_MAX: usize = 8;
 /// The same for bytes, of which a group is held several times: read, planned, written.
 const BYTES_FACTOR_MAX: usize = 4;
+/// A full group that takes less may be larger.
+const GROUP_MIN: Duration = Duration::from_millis(150);
+/// One that takes more is too large, unless what it costs by itself is noticeable.
+const GROUP_LONG: Duration = Duration::from_secs(1);
 /// A group that took this long is large enough, whatever its fixed part.
 const GROUP_MAX: Duration = Duration::from_secs(2);
 /// What a statement costs before its first row, roughly: bound and started, often enough planned, too.
@@ -63,9 +68,9 @@ impl Stretch {
             return;
         }
         let fixed = cost.fixed + STATEMENT * cost.statements;
-        if fixed * 16 > cost.elapsed && cost.elapsed < GROUP_MAX {
+        if cost.elapsed < GROUP_MIN || fixed * 16 > cost.elapsed && cost.elapsed < GROUP_MAX {
             self.factor = FACTOR_MAX.min(self.factor * 2);
-        } else if fixed * 64 < cost.elapsed {
+        } else if cost.elapsed > GROUP_LONG && fixed * 64 < cost.elapsed {
             self.factor = (self.factor / 2).max(1);
         }
     }
@@ -75,39 +80,46 @@ impl Stretch {
 mod tests {
     use super::*;
 
-    /// Groups of a target that takes 10 µs for a change and `trip` for each of three round trips.
-    fn settle(stretch: &mut Stretch, trip: Duration) -> GroupBounds {
+    /// Groups of a target that takes so long for a change and `trip` for each of three round trips.
+    fn settle(stretch: &mut Stretch, change: Duration, trip: Duration) -> GroupBounds {
         for _ in 0..10 {
-            let changes = stretch.bounds().changes as u64;
+            let changes = stretch.bounds().changes as u32;
             let fixed = trip * 3;
-            let elapsed = fixed + Duration::from_micros(10 * changes);
-            stretch.observe(Cost { fixed, statements: 4, elapsed, changes });
+            let elapsed = fixed + change * changes;
+            stretch.observe(Cost { fixed, statements: 4, elapsed, changes: changes.into() });
         }
         stretch.bounds()
     }
 
+    const NEAR: Duration = Duration::from_micros(200);
+
     #[test]
-    fn groups_grow_with_the_way_and_shrink_again() {
+    fn groups_grow_until_they_take_a_moment_and_shrink_where_they_take_long() {
         let floor = GroupBounds::default();
         let mut stretch = Stretch::from(floor);
-        assert_eq!(settle(&mut stretch, Duration::from_micros(200)), floor);
-        let far = settle(&mut stretch, Duration::from_millis(20));
-        assert_eq!((far.changes, far.bytes), (floor.changes * 8, floor.bytes * 4));
-        assert_eq!(settle(&mut stretch, Duration::from_micros(200)), floor);
+        assert_eq!(settle(&mut stretch, Duration::from_micros(20), NEAR), floor, "a fifth of a second");
+        let quick = settle(&mut stretch, Duration::from_micros(2), NEAR);
+        assert_eq!((quick.changes, quick.bytes), (floor.changes * 8, floor.bytes * 4));
+        assert_eq!(settle(&mut stretch, Duration::from_micros(10), NEAR), quick, "0.8 s");
+        assert_eq!(settle(&mut stretch, Duration::from_micros(40), NEAR).changes, floor.changes * 2);
+        assert_eq!(settle(&mut stretch, Duration::from_micros(200), NEAR), floor);
+    }
+
+    #[test]
+    fn groups_grow_with_the_way() {
+        let mut stretch = Stretch::from(GroupBounds::default());
+        let (slow, far) = (Duration::from_micros(20), Duration::from_millis(20));
+        assert!(settle(&mut stretch, slow, far).changes > settle(&mut stretch, slow * 2, NEAR).changes);
     }
 
     #[test]
     fn groups_grow_where_their_changes_are_spread_over_many_tables() {
         let mut stretch = Stretch::from(GroupBounds::default());
-        for statements in [2_000, 2_000, 2_000, 2_000, 4, 4, 4, 4] {
-            let changes = stretch.bounds().changes as u64;
-            let elapsed = STATEMENT * statements + Duration::from_micros(10 * changes);
-            stretch.observe(Cost { fixed: Duration::ZERO, statements, elapsed, changes });
-            if statements > 4 {
-                assert!(stretch.bounds().changes > changes as usize || stretch.factor == FACTOR_MAX);
-            }
-        }
-        assert_eq!(stretch.bounds(), GroupBounds::default(), "and shrink when they are not");
+        let elapsed = STATEMENT * 2_000 + Duration::from_millis(400);
+        stretch.observe(Cost { fixed: Duration::ZERO, statements: 4, elapsed, changes: 10_000 });
+        assert_eq!(stretch.bounds(), GroupBounds::default());
+        stretch.observe(Cost { fixed: Duration::ZERO, statements: 2_000, elapsed, changes: 10_000 });
+        assert!(stretch.bounds().changes > GroupBounds::default().changes);
     }
 
     #[test]
