@@ -91,8 +91,13 @@ pub async fn start_stream(
     })?;
     let reply_wanted = Arc::new(Notify::new());
     let (batches, received) = mpsc::channel(BATCHES_MAX);
-    let gatherer =
-        Gatherer { frames, reply_wanted: Arc::clone(&reply_wanted), gathers_until: None, nap: NAP_MIN };
+    let gatherer = Gatherer {
+        frames,
+        reply_wanted: Arc::clone(&reply_wanted),
+        last: None,
+        nap: NAP_MIN,
+        pace: Pace::new(),
+    };
     let mut reading = JoinSet::new();
     reading.spawn_on(gatherer.run(batches).in_current_span(), thread.reactor());
     Ok((
@@ -123,9 +128,10 @@ impl StreamReader {
 struct Gatherer {
     frames: CopyBothReader,
     reply_wanted: Arc<Notify>,
-    /// The next batch waits for company until then.
-    gathers_until: Option<Instant>,
+    /// When the last batch was full enough.
+    last: Option<Instant>,
     nap: Duration,
+    pace: Pace,
 }
 
 /// Why gathering ended.
@@ -160,7 +166,8 @@ impl Gatherer {
         }
     }
 
-    /// A batch that follows hard on another gives more a moment to arrive; one after a rest does not.
+    /// A batch that follows hard on another gives more a moment to arrive; one after a rest does not, nor one that
+    /// ends with a transaction of just now where little comes: somebody waits for that.
     async fn fill(&mut self, batch: &mut Batch) -> Option<Result<()>> {
         match self.next().await {
             Ok(Some(first)) => batch.push(first),
@@ -172,11 +179,14 @@ impl Gatherer {
             match self.gather(batch) {
                 Source::Ended(how) => break Some(how),
                 Source::Full => break None,
+                Source::Quiet if batch.is_prompt && self.pace.is_slow() => break None,
                 Source::Quiet => {}
             }
-            let left = self.gathers_until.map(|end| end.saturating_duration_since(Instant::now()));
+            let left = self.last.map(|last| self.pace.gathering().saturating_sub(last.elapsed()));
             let Some(left) = left.filter(|left| !left.is_zero()) else { break None };
             self.nap = match batch.bytes - before {
+                // The rest of a transaction follows at once.
+                _ if self.pace.is_slow() => NAP_SLOW,
                 NAP_BYTES.. => NAP_MIN.max(self.nap / 2),
                 _ => NAP_MAX.min(self.nap * 2),
             };
@@ -185,8 +195,9 @@ impl Gatherer {
             // What the reactor learnt meanwhile.
             tokio::task::yield_now().await;
         };
-        let gathering = if batch.bytes >= DENSE_BYTES { GATHER_DENSE } else { GATHER };
-        self.gathers_until = Some(Instant::now() + gathering);
+        let now = Instant::now();
+        self.last = Some(now);
+        self.pace.observe(batch.bytes, now);
         ended
     }
 
@@ -216,15 +227,13 @@ impl Gatherer {
     }
 }
 
-/// How long a batch waits for company after the one before it; and after one that held much.
-const GATHER: Duration = Duration::from_millis(1);
-const GATHER_DENSE: Duration = Duration::from_millis(4);
-const DENSE_BYTES: usize = 16 << 10;
 /// How much of that between two looks: less where one look finds so much, because a unix socket holds little more,
 /// and a walsender that finds it full stands still.
 const NAP_MIN: Duration = Duration::from_micros(250);
 const NAP_MAX: Duration = Duration::from_millis(1);
 const NAP_BYTES: usize = 8 << 10;
+/// Where the end of a transaction is all that is waited for.
+const NAP_SLOW: Duration = Duration::from_micros(100);
 /// Batches that wait to be taken away.
 const BATCHES_MAX: usize = 2;
 /// Beyond this a batch saves nothing.
@@ -235,18 +244,69 @@ const BATCH_BYTES: usize = 256 << 10;
 struct Batch {
     items: Vec<StreamItem>,
     bytes: usize,
+    /// It ends with a transaction that had just committed when it was sent.
+    is_prompt: bool,
 }
 
 impl Batch {
     fn push(&mut self, item: StreamItem) {
-        if let StreamItem::Data { message, .. } = &item {
+        if let StreamItem::Data { message, sent, .. } = &item {
             self.bytes += message.len();
+            self.is_prompt = commit_time(message).is_some_and(|committed| sent.since(committed) < LATE);
         }
         self.items.push(item);
     }
 
     fn is_full(&self) -> bool {
         self.items.len() >= BATCH_ITEMS || self.bytes >= BATCH_BYTES
+    }
+}
+
+/// A stream that is so late is caught up with, and batches are what that is quick by.
+const LATE: Duration = Duration::from_millis(50);
+
+/// Of a Commit (docs: `protocol-logicalrep-message-formats`).
+fn commit_time(message: &[u8]) -> Option<PgTimestamp> {
+    let [b'C', _flags, positions_and_time @ ..] = message else { return None };
+    let micros = positions_and_time.get(16..24)?.try_into().ok()?;
+    Some(PgTimestamp::from_micros(i64::from_be_bytes(micros)))
+}
+
+/// How much comes: what is much comes cheaper in large batches, for the walsender, too.
+struct Pace {
+    since: Instant,
+    bytes: usize,
+    /// Bytes a second, of late.
+    rate: f64,
+}
+
+impl Pace {
+    /// Some three thousand small transactions a second: a walsender that goes through a backlog is several times as
+    /// fast.
+    const SLOW: f64 = 1e6;
+    const DENSE: f64 = 4e6;
+    /// What is looked back at.
+    const WINDOW: Duration = Duration::from_millis(10);
+
+    fn new() -> Pace {
+        Pace { since: Instant::now(), bytes: 0, rate: 0.0 }
+    }
+
+    fn observe(&mut self, bytes: usize, now: Instant) {
+        self.bytes += bytes;
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= Pace::WINDOW {
+            *self = Pace { since: now, bytes: 0, rate: self.bytes as f64 / elapsed.as_secs_f64() };
+        }
+    }
+
+    fn is_slow(&self) -> bool {
+        self.rate < Pace::SLOW
+    }
+
+    /// How long a batch waits for company after the one before it.
+    fn gathering(&self) -> Duration {
+        Duration::from_millis(if self.rate > Pace::DENSE { 4 } else { 1 })
     }
 }
 
@@ -292,5 +352,47 @@ impl FeedbackWriter {
     /// `Connect` if it is gone already.
     pub async fn finish(self) -> Result<()> {
         self.frames.finish().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn batch(messages: &[&'static [u8]], late: Duration) -> Batch {
+        let sent = PgTimestamp::from_micros(i64::try_from(late.as_micros()).unwrap_or(i64::MAX));
+        let mut batch = Batch::default();
+        for message in messages {
+            let message = Bytes::from_static(message);
+            batch.push(StreamItem::Data { start: Lsn::ZERO, wal_end: Lsn::ZERO, sent, message });
+        }
+        batch
+    }
+
+    #[test]
+    fn a_batch_is_prompt_where_a_transaction_of_just_now_ends() {
+        const COMMIT: &[u8] = b"C\0--------++++++++\0\0\0\0\0\0\0\x01";
+        assert!(batch(&[b"B", b"I", COMMIT], Duration::from_millis(2)).is_prompt);
+        assert!(!batch(&[b"B", b"I", COMMIT], LATE * 2).is_prompt);
+        assert!(!batch(&[COMMIT, b"B"], Duration::ZERO).is_prompt);
+        assert!(!batch(&[b"C\0"], Duration::ZERO).is_prompt);
+    }
+
+    #[test]
+    fn the_pace_is_that_of_late() {
+        let mut pace = Pace::new();
+        let mut now = pace.since;
+        assert!(pace.is_slow());
+        for (bytes, is_slow, gathering) in
+            [(1_000, true, 1), (30_000, false, 1), (60_000, false, 4), (1_000, true, 1)]
+        {
+            for _ in 0..2 {
+                now += Pace::WINDOW / 2;
+                pace.observe(bytes / 2, now);
+            }
+            assert_eq!((pace.is_slow(), pace.gathering().as_millis()), (is_slow, gathering), "{bytes} bytes");
+        }
     }
 }
