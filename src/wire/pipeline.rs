@@ -78,14 +78,17 @@ pub enum Payload {
     Text(Bytes),
     /// As its receive function does.
     Binary(Bytes),
+    /// Of any type.
+    Null,
 }
 
 impl Payload {
-    /// The value.
+    /// The value; of NULL none.
     #[must_use]
-    pub fn bytes(&self) -> &Bytes {
+    pub fn bytes(&self) -> &[u8] {
         match self {
             Payload::Text(bytes) | Payload::Binary(bytes) => bytes,
+            Payload::Null => &[],
         }
     }
 
@@ -93,7 +96,7 @@ impl Payload {
     fn format(&self) -> i16 {
         match self {
             Payload::Text(_) => 0,
-            Payload::Binary(_) => 1,
+            Payload::Binary(_) | Payload::Null => 1,
         }
     }
 }
@@ -269,7 +272,10 @@ fn put_execute(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let put = |parameter: &Payload, output: &mut BytesMut| {
         output.put_slice(parameter.bytes());
-        Ok(IsNull::No)
+        Ok(match parameter {
+            Payload::Text(_) | Payload::Binary(_) => IsNull::No,
+            Payload::Null => IsNull::Yes,
+        })
     };
     let formats = parameters.iter().map(Payload::format);
     match frontend::bind("", &statement.name(), formats, parameters, put, [], output) {
