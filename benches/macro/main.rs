@@ -31,7 +31,7 @@ use clap::{Parser, ValueEnum};
 use pgstream::demo::Durability;
 use pgstream::error::{Result, describe};
 
-use stage::Stage;
+use stage::{Stage, Way};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -54,6 +54,9 @@ struct Args {
     /// Times that every contestant runs; medians are shown.
     #[arg(long)]
     repetitions: Option<usize>,
+    /// By what all contestants reach the servers.
+    #[arg(long, value_enum, default_value = "socket")]
+    way: Way,
     /// Servers that do not sync; by default they do, as in production.
     #[arg(long)]
     careless: bool,
@@ -144,7 +147,7 @@ async fn measure(args: &Args) -> Result<()> {
     let durability = if args.careless { Durability::Careless } else { Durability::Real };
     println!("{}", machine());
     for part in [Part::Copy, Part::Apply].into_iter().filter(|part| args.wants(*part)) {
-        let stage = Stage::set(durability, &args.engine).await?;
+        let stage = Stage::set(durability, &args.engine, args.way).await?;
         println!("\n{}, durability {durability:?}", stage.description());
         match part {
             Part::Copy => copy::measure(&stage, args.copy_size(), &args.dataset).await?,

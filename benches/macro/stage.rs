@@ -15,17 +15,25 @@ const SETTINGS: &[(&str, &str)] = &[
     ("max_wal_size", "4GB"),
     ("checkpoint_timeout", "30min"),
     ("maintenance_work_mem", "128MB"),
-    // A backlog is kept by slots that nobody reads for a while.
-    ("wal_sender_timeout", "0"),
     // pg_dump locks every table at once.
     ("max_locks_per_transaction", "1024"),
 ];
+
+/// By what everybody reaches the servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Way {
+    /// Unix sockets: whoever sends pays for little more than what it sends.
+    Socket,
+    /// The loopback, where whoever sends also pays for the receiver's share of the network's work.
+    Tcp,
+}
 
 /// A source and a target on this machine; both end when this drops, and when we are killed.
 pub(crate) struct Stage {
     pub(crate) source: Cluster,
     pub(crate) target: Cluster,
     engine: PathBuf,
+    way: Way,
 }
 
 /// CPU seconds of both servers at one moment.
@@ -36,18 +44,22 @@ pub(crate) struct Servers {
 }
 
 impl Stage {
-    pub(crate) async fn set(durability: Durability, engine: &Path) -> Result<Stage> {
+    pub(crate) async fn set(durability: Durability, engine: &Path, way: Way) -> Result<Stage> {
         let settings =
             SETTINGS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         let options = ClusterOptions { settings, durability, ..ClusterOptions::default() };
         let (source, target) = tokio::try_join!(Cluster::start(options.clone()), Cluster::start(options))?;
-        Ok(Stage { source, target, engine: engine.to_owned() })
+        Ok(Stage { source, target, engine: engine.to_owned(), way })
     }
 
     /// What is said about it above the tables.
     pub(crate) fn description(&self) -> String {
         let settings: Vec<String> = SETTINGS.iter().map(|(name, value)| format!("{name} {value}")).collect();
-        format!("PostgreSQL {}, {}", self.source.installation().version(), settings.join(", "))
+        let way = match self.way {
+            Way::Socket => "unix sockets",
+            Way::Tcp => "TCP",
+        };
+        format!("PostgreSQL {}, {}, by {way}", self.source.installation().version(), settings.join(", "))
     }
 
     pub(crate) fn cpu(&self) -> Servers {
@@ -61,14 +73,33 @@ impl Stage {
         Command::new(if own.exists() { own } else { PathBuf::from(name) })
     }
 
+    /// How the source's contestants reach one of its databases.
+    pub(crate) fn source_dsn(&self, dbname: &str) -> String {
+        self.by_way(&self.source, dbname)
+    }
+
+    /// The same of the target.
+    pub(crate) fn target_dsn(&self, dbname: &str) -> String {
+        self.by_way(&self.target, dbname)
+    }
+
+    fn by_way(&self, cluster: &Cluster, dbname: &str) -> String {
+        let dsn = cluster.dsn(dbname);
+        match self.way {
+            Way::Tcp => dsn,
+            // The last of two values counts.
+            Way::Socket => format!("{dsn} host='{}'", cluster.directory().display()),
+        }
+    }
+
     /// `pgstream migrate` from one database to another, by another port of this machine if need be; more arguments
     /// may follow.
     pub(crate) fn migrate(&self, from: &str, to: &str, port: Option<u16>) -> Command {
-        let mut target = self.target.dsn(to);
-        if let Some(port) = port {
-            target += &format!(" port={port}");
-        }
-        self.migrate_by(&self.source.dsn(from), &target)
+        let target = match port {
+            None => self.target_dsn(to),
+            Some(port) => format!("{} port={port}", self.target.dsn(to)),
+        };
+        self.migrate_by(&self.source_dsn(from), &target)
     }
 
     /// The same by connection strings.
@@ -82,7 +113,7 @@ impl Stage {
     /// Runs pgbench on a database of the source.
     pub(crate) async fn pgbench(&self, dbname: &str, arguments: &[&str]) -> Result<()> {
         let mut command = self.program("pgbench");
-        command.args(arguments).arg(self.source.dsn(dbname)).stdout(std::process::Stdio::null());
+        command.args(arguments).arg(self.source_dsn(dbname)).stdout(std::process::Stdio::null());
         Running::start(command)?.finish().await.map(drop)
     }
 

@@ -182,7 +182,7 @@ impl<'a> Arena<'a> {
     /// The native subscription of the same publications.
     pub(super) async fn subscribe(&self, target: &Session) -> Result<()> {
         self.take(NATIVE).await?;
-        let connection = self.stage.source.dsn(SOURCE).replace('\'', "''");
+        let connection = self.stage.source_dsn(SOURCE).replace('\'', "''");
         let create = format!(
             "CREATE SUBSCRIPTION {NATIVE} CONNECTION '{connection}' PUBLICATION {} WITH (slot_name = '{NATIVE}', \
              create_slot = false, copy_data = false{})",
@@ -212,7 +212,7 @@ impl<'a> Arena<'a> {
         if streams {
             command.args(["-o", "streaming=on"]);
         }
-        command.args(["-d", &self.stage.source.dsn(SOURCE)]).stdout(std::process::Stdio::null());
+        command.args(["-d", &self.stage.source_dsn(SOURCE)]).stdout(std::process::Stdio::null());
         Running::start(command)
     }
 
@@ -225,7 +225,7 @@ impl<'a> Arena<'a> {
         if let Some(rate) = per_second {
             command.args(["-R", &format!("{rate:.0}")]);
         }
-        command.arg(self.stage.source.dsn(SOURCE)).stdout(std::process::Stdio::null());
+        command.arg(self.stage.source_dsn(SOURCE)).stdout(std::process::Stdio::null());
         Running::start(command)
     }
 

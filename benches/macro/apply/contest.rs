@@ -9,8 +9,8 @@ use super::arena::{Arena, End, NATIVE, TARGET};
 use crate::process::{Running, cpu_seconds};
 use crate::stage::number;
 
-/// Between two looks at how far a run has come.
-const POLL: Duration = Duration::from_millis(5);
+/// Between two looks at how far a run has come. Each costs both servers something.
+const POLL: Duration = Duration::from_millis(20);
 /// A run that takes longer has failed.
 const PATIENCE: Duration = Duration::from_secs(900);
 

@@ -141,19 +141,19 @@ async fn by_directory(stage: &Stage) -> Result<Usage> {
     let folder = folder()?;
     let archive = folder.path().join("dump");
     let mut dump = stage.program("pg_dump");
-    dump.args(["-Fd", "-Z0", "-j", &jobs(), "-f"]).arg(&archive).args(["-d", &stage.source.dsn(SOURCE)]);
+    dump.args(["-Fd", "-Z0", "-j", &jobs(), "-f"]).arg(&archive).args(["-d", &stage.source_dsn(SOURCE)]);
     let dumped = Running::start(dump)?.finish().await?;
     let mut restore = stage.program("pg_restore");
-    restore.args(["-j", &jobs(), "-d", &stage.target.dsn(TARGET)]).arg(&archive);
+    restore.args(["-j", &jobs(), "-d", &stage.target_dsn(TARGET)]).arg(&archive);
     let restored = Running::start(restore)?.finish().await?;
     Ok(both(dumped, restored, dumped.wall + restored.wall))
 }
 
 async fn by_pipe(stage: &Stage) -> Result<Usage> {
     let mut dump = stage.program("pg_dump");
-    dump.args(["-Fc", "-Z0", "-d", &stage.source.dsn(SOURCE)]);
+    dump.args(["-Fc", "-Z0", "-d", &stage.source_dsn(SOURCE)]);
     let mut restore = stage.program("pg_restore");
-    restore.args(["-d", &stage.target.dsn(TARGET)]);
+    restore.args(["-d", &stage.target_dsn(TARGET)]);
     piped(dump, restore).await
 }
 
@@ -170,9 +170,9 @@ async fn piped(mut from: Command, into: Command) -> Result<Usage> {
 /// Definitions of the source into a database of the target: all, or only a section.
 pub(super) async fn dump_definitions(stage: &Stage, into: &str, more: &[&str]) -> Result<()> {
     let mut dump = stage.program("pg_dump");
-    dump.args(["-Fc", "-s", "-d", &stage.source.dsn(SOURCE)]).args(more);
+    dump.args(["-Fc", "-s", "-d", &stage.source_dsn(SOURCE)]).args(more);
     let mut restore = stage.program("pg_restore");
-    restore.args(["-d", &stage.target.dsn(into)]);
+    restore.args(["-d", &stage.target_dsn(into)]);
     piped(dump, restore).await.map(drop)
 }
 
@@ -180,7 +180,7 @@ async fn subscribe(stage: &Stage) -> Result<Usage> {
     let (source, target) = (stage.source.session(SOURCE).await?, stage.target.session(TARGET).await?);
     run(&source, &format!("DROP PUBLICATION IF EXISTS {SUBSCRIPTION}")).await?;
     run(&source, &format!("CREATE PUBLICATION {SUBSCRIPTION} FOR ALL TABLES")).await?;
-    let connection = stage.source.dsn(SOURCE).replace('\'', "''");
+    let connection = stage.source_dsn(SOURCE).replace('\'', "''");
     let begun = Instant::now();
     run(
         &target,
@@ -205,7 +205,7 @@ async fn pgcopydb(stage: &Stage) -> Result<Usage> {
     clone
         .args(["clone", "--table-jobs", &jobs(), "--index-jobs", &jobs(), "--dir"])
         .arg(folder.path().join("work"));
-    clone.args(["--source", &stage.source.dsn(SOURCE), "--target", &stage.target.dsn(TARGET)]);
+    clone.args(["--source", &stage.source_dsn(SOURCE), "--target", &stage.target_dsn(TARGET)]);
     // It speaks much.
     clone.stdout(Stdio::null());
     Running::start(clone)?.finish().await

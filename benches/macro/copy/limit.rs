@@ -107,7 +107,7 @@ impl Files {
                 format.name()
             )
         };
-        self.by_psql(stage, &stage.source.dsn(SOURCE), line).await
+        self.by_psql(stage, &stage.source_dsn(SOURCE), line).await
     }
 
     async fn copy_in(&self, stage: &Stage, format: Format) -> Result<Usage> {
@@ -115,7 +115,7 @@ impl Files {
             let from = self.folder(format).join(&part.file);
             format!("\\copy {} FROM '{}' (FORMAT {})\n", part.table, from.display(), format.name())
         };
-        self.by_psql(stage, &stage.target.dsn(TARGET), line).await
+        self.by_psql(stage, &stage.target_dsn(TARGET), line).await
     }
 
     /// One psql for each share, all at once.
@@ -140,10 +140,10 @@ impl Files {
     async fn build(&self, stage: &Stage) -> Result<Usage> {
         let archive = self.binary.path().join("definitions");
         let mut dump = stage.program("pg_dump");
-        dump.args(["-Fc", "-s", "-d", &stage.source.dsn(SOURCE), "-f"]).arg(&archive);
+        dump.args(["-Fc", "-s", "-d", &stage.source_dsn(SOURCE), "-f"]).arg(&archive);
         Running::start(dump)?.finish().await?;
         let mut restore = stage.program("pg_restore");
-        restore.args(["-j", &jobs(), "--section=post-data", "-d", &stage.target.dsn(TARGET)]).arg(&archive);
+        restore.args(["-j", &jobs(), "--section=post-data", "-d", &stage.target_dsn(TARGET)]).arg(&archive);
         Running::start(restore)?.finish().await
     }
 
