@@ -39,6 +39,7 @@ use super::stats::ApplyStats;
 use super::writer::Done;
 use crate::catalog::ReplicaRole;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pg::Lsn;
 
 /// Applies one stream to one target. Dropping it stops everything; what was not committed is rolled back.
 pub struct Applier {
@@ -144,6 +145,12 @@ impl Applier {
     #[must_use]
     pub fn positions(&self) -> watch::Receiver<Positions> {
         self.reporter.subscribe()
+    }
+
+    /// `watermark.confirmed()` alone: whoever waits for that is not woken by each commit.
+    #[must_use]
+    pub fn confirmed(&self) -> watch::Receiver<Lsn> {
+        self.reporter.subscribe_to_confirmed()
     }
 
     /// Counters.

@@ -21,6 +21,8 @@ pub struct Positions {
 #[derive(Debug)]
 pub(super) struct Reporter {
     positions: watch::Sender<Positions>,
+    /// What the source may be told; for those who need not be woken by each commit.
+    confirmed: watch::Sender<Lsn>,
     frontier: Mutex<Frontier>,
 }
 
@@ -37,11 +39,16 @@ impl Reporter {
     pub(super) fn starting_at(start: Lsn) -> Reporter {
         let watermark = Watermark::starting_at(start);
         let positions = watch::Sender::new(Positions { watermark, last_commit_time: None });
-        Reporter { positions, frontier: Mutex::new(Frontier::starting_at(start)) }
+        let (confirmed, frontier) = (watch::Sender::new(start), Mutex::new(Frontier::starting_at(start)));
+        Reporter { positions, confirmed, frontier }
     }
 
     pub(super) fn subscribe(&self) -> watch::Receiver<Positions> {
         self.positions.subscribe()
+    }
+
+    pub(super) fn subscribe_to_confirmed(&self) -> watch::Receiver<Lsn> {
+        self.confirmed.subscribe()
     }
 
     pub(super) fn now(&self) -> Positions {
@@ -83,10 +90,21 @@ impl Reporter {
                 positions.last_commit_time = time.max(positions.last_commit_time);
             }
         });
+        self.tell_confirmed();
     }
 
     /// The target has flushed everything before `end`.
     pub(super) fn flushed(&self, end: Lsn) {
         self.positions.send_modify(|positions| positions.watermark.flush(end));
+        self.tell_confirmed();
+    }
+
+    fn tell_confirmed(&self) {
+        let now = self.now().watermark.confirmed();
+        self.confirmed.send_if_modified(|confirmed| {
+            let is_news = *confirmed < now;
+            *confirmed = now.max(*confirmed);
+            is_news
+        });
     }
 }

@@ -362,11 +362,12 @@ async fn watch(
     gauge: &mut Gauge<'_>,
     mut goal: Goal,
 ) -> Result<Watched> {
-    let mut positions = applier.positions();
+    let (positions, mut confirmed) = (applier.positions(), applier.confirmed());
     let mut show = tokio::time::interval(SHOW_INTERVAL);
     let start = positions.borrow().watermark.durable();
     loop {
-        let now = *positions.borrow_and_update();
+        confirmed.mark_unchanged();
+        let now = *positions.borrow();
         if now.watermark.durable() > start {
             run.made_headway();
         }
@@ -404,7 +405,7 @@ async fn watch(
                     ended => ended?,
                 }
             }
-            changed = positions.changed() => {
+            changed = confirmed.changed() => {
                 changed.map_err(|cause| Error::new(ErrorKind::Aborted, "follow the applier").because(cause))?;
             }
             // On an idle source nothing else wakes who waits for a lag.
