@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::LaneId;
 
-/// Full groups in a row before the stream counts as one that lags.
-const BEHIND_GROUPS: u32 = 3;
+/// Full groups in a row before the stream counts as one that lags: few, as they grow.
+const BEHIND_GROUPS: u32 = 2;
 /// How long a number of lanes is tried, and for how many groups at least.
 const TRIAL: Duration = Duration::from_secs(2);
 const TRIAL_GROUPS: u32 = 8;

@@ -44,12 +44,12 @@ async fn a_backlog_killed_between_lanes_ends_equal_with_any_number_of_them() {
     for lanes in ["4", "2", "3"] {
         source.execute_alone(BACKLOG).await;
         let flags = words(&[&FULL, &["--apply-lanes", lanes]]);
-        // Its first group waits for a lock until all that follows has been sent: so it is behind.
+        // Its first group waits for a lock until most of what follows has been sent, as much as fits in between: so it
+        // is behind.
         let held = target.hold("LOCK account").await;
         let engine = scenario.migrate(&flags);
-        let sent =
-            "SELECT count(*) > 0 AND bool_and(sent_lsn >= pg_current_wal_lsn()) FROM pg_stat_replication";
-        eventually("the backlog is sent", async || source.holds(sent).await).await;
+        let sent = "SELECT count(*) > 0 AND bool_and(pg_current_wal_lsn() - sent_lsn < 4 * 1024 * 1024) FROM pg_stat_replication";
+        eventually("most of the backlog is sent", async || source.holds(sent).await).await;
         held.release().await;
         engine.kill_when(target, several).await;
     }
