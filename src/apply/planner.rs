@@ -290,7 +290,7 @@ impl Desk {
     /// Gives the writers what is ready: changes, else a position, else the word to gather.
     pub(super) fn hand_over(&mut self, pressure: Pressure) -> Result<()> {
         if let Some(cost) = self.crew.cost() {
-            self.stretch.observe(cost);
+            self.stretch.observe(cost, pressure);
             self.group.set_bounds(self.stretch.bounds());
         }
         if let Some(chunk) = self.group.take() {

@@ -13,6 +13,7 @@
 
 use std::time::Duration;
 
+use super::climb::Pressure;
 use super::group::GroupBounds;
 
 /// Times the bounds, at the most.
@@ -61,10 +62,11 @@ impl Stretch {
         }
     }
 
-    /// A group, or a lane's share of it, has been committed. Small ones tell nothing: they were handed over
-    /// because nobody had to wait.
-    pub(super) fn observe(&mut self, cost: Cost) {
-        if cost.changes < self.floor.changes as u64 / 16 {
+    /// A group, or a lane's share of it, has been committed, and the next is handed over. Nothing is learnt unless that
+    /// one is full, or where the last was small: they were handed over because nobody had to wait, and one that is
+    /// soon done says nothing of how long a larger one would hold its locks.
+    pub(super) fn observe(&mut self, cost: Cost, next: Pressure) {
+        if next != Pressure::Full || cost.changes < self.floor.changes as u64 / 16 {
             return;
         }
         let fixed = cost.fixed + STATEMENT * cost.statements;
@@ -86,7 +88,7 @@ mod tests {
             let changes = stretch.bounds().changes as u32;
             let fixed = trip * 3;
             let elapsed = fixed + change * changes;
-            stretch.observe(Cost { fixed, statements: 4, elapsed, changes: changes.into() });
+            stretch.observe(Cost { fixed, statements: 4, elapsed, changes: changes.into() }, Pressure::Full);
         }
         stretch.bounds()
     }
@@ -116,17 +118,27 @@ mod tests {
     fn groups_grow_where_their_changes_are_spread_over_many_tables() {
         let mut stretch = Stretch::from(GroupBounds::default());
         let elapsed = STATEMENT * 2_000 + Duration::from_millis(400);
-        stretch.observe(Cost { fixed: Duration::ZERO, statements: 4, elapsed, changes: 10_000 });
+        stretch
+            .observe(Cost { fixed: Duration::ZERO, statements: 4, elapsed, changes: 10_000 }, Pressure::Full);
         assert_eq!(stretch.bounds(), GroupBounds::default());
-        stretch.observe(Cost { fixed: Duration::ZERO, statements: 2_000, elapsed, changes: 10_000 });
+        stretch.observe(
+            Cost { fixed: Duration::ZERO, statements: 2_000, elapsed, changes: 10_000 },
+            Pressure::Full,
+        );
         assert!(stretch.bounds().changes > GroupBounds::default().changes);
     }
 
     #[test]
-    fn small_groups_tell_nothing() {
+    fn small_groups_tell_nothing_nor_do_those_that_nobody_waits_behind() {
         let mut stretch = Stretch::from(GroupBounds::default());
-        let cost = Duration::from_millis(40);
-        stretch.observe(Cost { fixed: cost, statements: 4, elapsed: cost, changes: 4 });
+        let elapsed = Duration::from_millis(40);
+        let cost = |changes| Cost { fixed: elapsed, statements: 4, elapsed, changes };
+        stretch.observe(cost(4), Pressure::Full);
+        for next in [Pressure::None, Pressure::Some] {
+            stretch.observe(cost(9_000), next);
+        }
         assert_eq!(stretch.bounds(), GroupBounds::default());
+        stretch.observe(cost(9_000), Pressure::Full);
+        assert!(stretch.bounds().changes > GroupBounds::default().changes);
     }
 }
