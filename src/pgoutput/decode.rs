@@ -10,9 +10,23 @@ use bytes::Bytes;
 
 use super::body;
 use super::error::DecodeError;
-use super::message::Message;
+use super::message::{Commit, Message};
 use super::reader::Reader;
 use crate::pg::Xid;
+
+impl Commit {
+    /// The commit that a message is, for whoever reads nothing else; none for every other, and for a broken one.
+    #[must_use]
+    pub fn peek(message: &Bytes) -> Option<Commit> {
+        if message.first() != Some(&b'C') {
+            return None;
+        }
+        match body::commit(message) {
+            Ok(Message::Commit(commit)) => Some(commit),
+            Ok(_) | Err(_) => None,
+        }
+    }
+}
 
 /// Where the decoder stands.
 ///

@@ -18,7 +18,7 @@ use super::reader_thread::ReaderThread;
 use super::stream_item::{Reply, StreamItem};
 use crate::error::{Error, ErrorKind, Result};
 use crate::pg::{Conninfo, Lsn, PgTimestamp, SlotName};
-use crate::pgoutput::StreamOptions;
+use crate::pgoutput::{Commit, StreamOptions};
 use crate::wire::{Connection, ConnectionSettings, CopyBothReader, CopyBothWriter};
 
 /// What we report to the walsender. All three are *end* positions: the byte after the last one handled.
@@ -128,7 +128,7 @@ impl StreamReader {
 struct Gatherer {
     frames: CopyBothReader,
     reply_wanted: Arc<Notify>,
-    /// When the last batch was full enough.
+    /// When the last batch was handed on.
     last: Option<Instant>,
     nap: Duration,
     pace: Pace,
@@ -227,7 +227,7 @@ impl Gatherer {
     }
 }
 
-/// How much of that between two looks: less where one look finds so much, because a unix socket holds little more,
+/// Between two looks while a batch waits for company: less where one look finds so much, because a unix socket holds little more,
 /// and a walsender that finds it full stands still.
 const NAP_MIN: Duration = Duration::from_micros(250);
 const NAP_MAX: Duration = Duration::from_millis(1);
@@ -252,7 +252,8 @@ impl Batch {
     fn push(&mut self, item: StreamItem) {
         if let StreamItem::Data { message, sent, .. } = &item {
             self.bytes += message.len();
-            self.is_prompt = commit_time(message).is_some_and(|committed| sent.since(committed) < LATE);
+            self.is_prompt =
+                Commit::peek(message).is_some_and(|commit| sent.since(commit.commit_time) < LATE);
         }
         self.items.push(item);
     }
@@ -264,13 +265,6 @@ impl Batch {
 
 /// A stream that is so late is caught up with, and batches are what that is quick by.
 const LATE: Duration = Duration::from_millis(50);
-
-/// Of a Commit (docs: `protocol-logicalrep-message-formats`).
-fn commit_time(message: &[u8]) -> Option<PgTimestamp> {
-    let [b'C', _flags, positions_and_time @ ..] = message else { return None };
-    let micros = positions_and_time.get(16..24)?.try_into().ok()?;
-    Some(PgTimestamp::from_micros(i64::from_be_bytes(micros)))
-}
 
 /// How much comes: what is much comes cheaper in large batches, for the walsender, too.
 struct Pace {
